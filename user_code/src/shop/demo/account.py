@@ -1,8 +1,8 @@
 """Who runs the embedded PostgreSQL, and where that account can reach its files.
 
 PostgreSQL refuses to run as root. The wheel's own starter solves that by opening every directory above its
-data to everybody. This one leaves the permissions of existing directories as they are: when root's directories
-are closed to the server's account, the server's files live in a directory of their own under `/var/tmp`.
+data to everybody. This one leaves the permissions of existing directories as they are: when root's
+directories are closed to the server's account, its files live in a directory of their own under `/var/tmp`.
 """
 
 import importlib.util

@@ -18,8 +18,8 @@ COPIED_INTO = {
     "customer": "raw_customer",
     "part": "raw_part",
     "orders": "raw_orders",
-    "lineitem": """order_lines (order_id, product_id, supplier_id, line_number, quantity, price, discount, tax,
-        return_flag, status, shipped_on, committed_on, received_on, instructions, ship_mode, comment)""",
+    "lineitem": """order_lines (order_id, product_id, supplier_id, line_number, quantity, price, discount,
+        tax, return_flag, status, shipped_on, committed_on, received_on, instructions, ship_mode, comment)""",
 }
 BLOCK = 1 << 20
 
@@ -39,8 +39,8 @@ class Databases:
 def prepare(home: Path, scale: float = 0.02) -> Databases:
     """Start the server in `home` and make both databases at `scale`, unless they are there at that scale.
 
-    What a migration did to databases of the same scale stays. Those of another scale, or of another version of
-    the demo, are dropped and made anew.
+    What a migration did to databases of the same scale stays. Those of another scale, or of another version
+    of the demo, are dropped and made anew.
     """
     server = EmbeddedServer(home)
     with Generator(server.home, scale) as rows, _one_at_a_time(server.home):
@@ -65,11 +65,13 @@ def make_databases(server: EmbeddedServer, rows: Generator, scale: float, legacy
         connection.execute(_script("new_shop.sql"))
         connection.execute(_script("new_shop_rows.sql"))
     for name in (legacy, new_shop):
-        with psycopg.connect(server.url(name), autocommit=True) as connection:
+        with psycopg.connect(server.url(name, superuser=True), autocommit=True) as connection:
             connection.execute("VACUUM (ANALYZE)")
             # Written last: a database without it is half made and is made again.
             connection.execute(
-                sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(recipe(scale)))
+                sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                    sql.Identifier(name), sql.Literal(recipe(scale))
+                )
             )
 
 
@@ -91,7 +93,7 @@ def drop_database(server: EmbeddedServer, name: str) -> None:
 
 
 def recipe(scale: float) -> str:
-    """What a pair of databases was made from: two with the same recipe held the same rows when they were new."""
+    """What a pair of databases was made from: with the same recipe it held the same rows when new."""
     scripts = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.sql")))
     return f"ferry demo, scale {scale:g}, recipe {hashlib.sha256(scripts).hexdigest()[:12]}"
 

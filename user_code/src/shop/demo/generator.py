@@ -1,4 +1,4 @@
-"""TPC-H rows as CSV files, from the `tpchgen-cli` wheel: the same rows for the same scale on every machine."""
+"""TPC-H rows as CSV files, from the `tpchgen-cli` wheel: the same rows for the same scale everywhere."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ TABLES = ("customer", "part", "orders", "lineitem")
 
 
 class Generator:
-    """Makes the rows of one scale in a directory of its own, in the background; the directory goes at the end.
+    """Makes the rows of one scale in a directory of its own, in the background; it is removed at the end.
 
     At scale 1 that is 0.9 GiB on disk and 3 seconds; at most scales the two seconds that it takes to make its
     pool of text are the larger part.
@@ -47,7 +47,17 @@ class Generator:
             self._home.mkdir(parents=True, exist_ok=True)
             self._directory = Path(tempfile.mkdtemp(prefix="rows-", dir=self._home))
             self._process = subprocess.Popen(  # noqa: S603 - the wheel's own program
-                [_program(), "csv", "-s", f"{self._scale:f}", "-T", ",".join(TABLES), "-q", "-o", self._directory],
+                [
+                    _program(),
+                    "csv",
+                    "-s",
+                    f"{self._scale:f}",
+                    "-T",
+                    ",".join(TABLES),
+                    "-q",
+                    "-o",
+                    self._directory,
+                ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
