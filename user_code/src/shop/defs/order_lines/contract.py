@@ -10,7 +10,7 @@ from ferry.contract import Contract
 
 
 class OrderLine(Contract):
-    """One row of `legacy.order_lines`; `price` is for all pieces, `discount` and `tax` are fractions of it."""
+    """One row of `legacy.order_lines`; `price` is for all pieces, `discount` and `tax` parts of it."""
 
     order_id: int
     line_number: Annotated[int, Field(ge=1)]
