@@ -1,0 +1,160 @@
+"""Vectorised doubt about integers, floats and decimals. Bounds are compared exactly, never through a float."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+Node = Mapping[str, Any]
+Doubter = Callable[[pa.Array], "np.ndarray | None"]
+
+BROKEN_BY = {"gt": operator.le, "ge": operator.lt, "lt": operator.ge, "le": operator.gt}
+KEPT_BY = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
+
+
+def fixed_width(array: pa.Array, kind: np.dtype[Any] | type) -> np.ndarray:
+    """The values of an array without copying; under a NULL stands whatever is there."""
+    return np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
+
+
+def bounds(node: Node) -> list[tuple[str, Any]]:
+    """The comparisons of a schema: `[("ge", 0), ("lt", 10)]`."""
+    return [(rule, node[rule]) for rule in KEPT_BY if rule in node]
+
+
+def breaking(values: np.ndarray, limits: list[tuple[str, int]]) -> np.ndarray | None:
+    """Which integers break a bound. The extremes are looked at first: mostly that settles it in one pass."""
+    if not len(values) or not limits:
+        return None
+    low, high = int(values.min()), int(values.max())
+    doubted = None
+    for rule, limit in limits:
+        if KEPT_BY[rule](low, limit) and KEPT_BY[rule](high, limit):
+            continue
+        broken = BROKEN_BY[rule](values, limit)
+        doubted = broken if doubted is None else doubted | broken
+    return doubted
+
+
+def either(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    """Doubted by one or by the other."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other
+
+
+def integers(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
+    """Integers of any width: bounds and multiples."""
+    kind = dtype.to_pandas_dtype()
+    limits = bounds(node)
+    factor = node.get("multiple_of")
+    if not all(type(limit) is int for _, limit in limits) or type(factor) not in (int, type(None)):
+        raise ValueError("a bound of an int is no int")
+    if factor is not None and factor > np.iinfo(kind).max:
+        raise ValueError("multiple_of is wider than the column")
+
+    def doubt(array: pa.Array) -> np.ndarray | None:
+        values = fixed_width(array, kind)
+        doubted = breaking(values, limits)
+        if factor not in (None, 1):
+            odd = values % factor != 0
+            doubted = either(doubted, odd if odd.any() else None)
+        return doubted
+
+    return doubt
+
+
+def floats(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
+    """Floats of any width, and integers where a float is asked for (Pydantic accepts those, as 64-bit floats)."""
+    kind = dtype.to_pandas_dtype()
+    limits = [(KEPT_BY[rule], float(limit)) for rule, limit in bounds(node)]
+    finite = not node.get("allow_inf_nan", config.get("allow_inf_nan", True))
+
+    def doubt(array: pa.Array) -> np.ndarray | None:
+        values = fixed_width(array, kind).astype(np.float64, copy=False)
+        sure = np.isfinite(values) if finite else None
+        for keeps, limit in limits:
+            kept = keeps(values, limit)  # NaN keeps no bound
+            sure = kept if sure is None else sure & kept
+        return None if sure is None or sure.all() else ~sure
+
+    return doubt
+
+
+def _digit_limits(node: Node, scale: int) -> tuple[int, int | None]:
+    """How many places an exact test leaves (divide the rest off), and the largest unscaled magnitude, exclusive."""
+    places, digits = node.get("decimal_places"), node.get("max_digits")
+    kept = scale if places is None else min(scale, places)
+    if digits is None:
+        return kept, None
+    whole = digits - (places if places is not None else scale)
+    return kept, 10 ** (whole + scale) if whole >= 0 and whole + scale >= 0 else 0
+
+
+def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
+    """`decimal128` columns, on their unscaled 64-bit words.
+
+    Pydantic counts digits without trailing zeros: 1.50 has one place. A value passes when it has no digit beyond
+    the allowed places and not too many before the point; one wider than 64 bits is left to Pydantic.
+    """
+    scale = dtype.scale
+    if scale < 0:
+        raise ValueError("a decimal of negative scale")
+    kept, ceiling = _digit_limits(node, scale)
+    step = 10 ** (scale - kept)
+    limits = []
+    for rule, limit in bounds(node):
+        scaled = Decimal(limit).scaleb(scale)
+        if scaled != scaled.to_integral_value() or Decimal(limit) != scaled.scaleb(-scale):
+            raise ValueError("a bound with more places than the column has")
+        limits.append((rule, int(scaled)))
+    if ceiling is not None:
+        limits += [("lt", ceiling), ("gt", -ceiling)]
+
+    def doubt(array: pa.Array) -> np.ndarray | None:
+        words = np.frombuffer(array.buffers()[1], np.int64)
+        words = words[2 * array.offset : 2 * (array.offset + len(array))]
+        low, high = words[::2], words[1::2]
+        wide = (low >> 63) != high
+        doubted = wide if wide.any() else None
+        doubted = either(doubted, breaking(low, limits))
+        if step > 1:
+            if step > 2**62:
+                rest = low != 0
+            else:
+                rest = low % step != 0
+            doubted = either(doubted, rest if rest.any() else None)
+        return doubted
+
+    return doubt
+
+
+def numeric_texts(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
+    """PostgreSQL `numeric` as ADBC carries it, as text: the plain ones are judged as `decimal128`, exactly.
+
+    NaN, infinities, exponents and more than 38 digits are left to Pydantic.
+    """
+    places = node.get("decimal_places")
+    scale = min(20, places if places is not None else 10)
+    width = 38
+    inner = decimals(node, pa.decimal128(width, scale), config)
+    plain = rf"^-?[0-9]{{1,{18 - min(scale, 17)}}}(\.[0-9]{{1,{scale}}})?$" if scale else r"^-?[0-9]{1,18}$"
+
+    def doubt(array: pa.Array) -> np.ndarray | None:
+        import polars as pl
+        import pyarrow.compute as pc
+
+        storage = array.storage
+        simple = pl.Series(storage).str.contains(plain).fill_null(value=False).to_numpy()
+        text = (
+            storage if simple.all() else pc.if_else(pa.array(simple), storage, pa.scalar(None, storage.type))
+        )
+        doubted = inner(text.cast(pa.decimal128(width, scale)))
+        return doubted if simple.all() else either(~simple, doubted)
+
+    return doubt
