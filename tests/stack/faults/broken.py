@@ -1,0 +1,3 @@
+"""A code location that does not import."""
+
+raise RuntimeError("the mapping file customers.csv is missing")
