@@ -62,7 +62,7 @@ def plain(array: pa.Array) -> pa.Array:
     if pt.is_run_end_encoded(dtype):
         import pyarrow.compute as pc
 
-        return plain(pc.run_end_decode(array))
+        return plain(pc.call_function("run_end_decode", [array]))
     if pt.is_string_view(dtype):
         return array.cast(pa.large_string())
     if dtype == pa.binary_view():

@@ -152,7 +152,7 @@ def _members(expected: set[tuple[type, object]], dtype: pa.DataType) -> Check:
     def outside(array: pa.Array) -> Doubt:
         import pyarrow.compute as pc
 
-        listed = pc.is_in(array, value_set=lookup)
+        listed = pc.call_function("is_in", [array], pc.SetLookupOptions(lookup))
         return None if listed.true_count == len(array) else ~listed.to_numpy(zero_copy_only=False)
 
     return Check(nulls=(type(None), None) in expected, values=outside)
@@ -319,14 +319,14 @@ _COMPILERS: dict[str, Callable[[Node, pa.DataType, Scope], Check]] = {
         "strip_whitespace",
         "to_lower",
         "to_upper",
-    ),  # fmt: skip
+    ),
     "bytes": _leaf(
         lambda dtype: pt.is_binary(dtype) or pt.is_large_binary(dtype) or pt.is_fixed_size_binary(dtype),
         binaries,
         "bytes",
         "min_length",
         "max_length",
-    ),  # fmt: skip
+    ),
     "date": _leaf(pt.is_date32, dates, "date", "gt", "ge", "lt", "le"),
     "datetime": _leaf(
         pt.is_timestamp,

@@ -124,17 +124,14 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
         doubted = wide if wide.any() else None
         doubted = either(doubted, breaking(low, limits))
         if step > 1:
-            if step > 2**62:
-                rest = low != 0
-            else:
-                rest = low % step != 0
+            rest = low != 0 if step > 2**62 else low % step != 0
             doubted = either(doubted, rest if rest.any() else None)
         return doubted
 
     return doubt
 
 
-def numeric_texts(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
+def numeric_texts(node: Node, _dtype: pa.DataType, config: Node) -> Doubter:
     """PostgreSQL `numeric` as ADBC carries it, as text: the plain ones are judged as `decimal128`, exactly.
 
     NaN, infinities, exponents and more than 38 digits are left to Pydantic.
@@ -152,7 +149,9 @@ def numeric_texts(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
         storage = array.storage
         simple = pl.Series(storage).str.contains(plain).fill_null(value=False).to_numpy()
         text = (
-            storage if simple.all() else pc.if_else(pa.array(simple), storage, pa.scalar(None, storage.type))
+            storage
+            if simple.all()
+            else pc.call_function("if_else", [pa.array(simple), storage, pa.scalar(None, storage.type)])
         )
         doubted = inner(text.cast(pa.decimal128(width, scale)))
         return doubted if simple.all() else either(~simple, doubted)

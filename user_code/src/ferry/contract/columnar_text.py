@@ -70,13 +70,13 @@ def _wrong_length(array: pa.Array, shortest: int | None, longest: int | None) ->
         return None
     sizes = np.diff(offsets_of(array))
     # A character is one to four bytes, so bytes decide most lengths without reading the text.
-    short = shortest is not None and sizes.min(initial=2**62) < 4 * shortest - 3
-    long = longest is not None and sizes.max(initial=0) > longest
+    short = shortest is not None and sizes.min() < 4 * shortest - 3
+    long = longest is not None and sizes.max() > longest
     if not short and not long:
         return None
     import pyarrow.compute as pc
 
-    lengths = pc.fill_null(pc.utf8_length(array), 0).to_numpy(zero_copy_only=False)
+    lengths = pc.call_function("utf8_length", [array]).fill_null(0).to_numpy(zero_copy_only=False)
     doubted = np.zeros(len(array), bool)
     if shortest is not None:
         doubted |= lengths < shortest

@@ -15,7 +15,7 @@ Node = Mapping[str, Any]
 Doubter = Callable[[pa.Array], "np.ndarray | None"]
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6}
-_EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001 - the epoch of naive timestamps
+_EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 

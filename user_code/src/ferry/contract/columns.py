@@ -108,8 +108,10 @@ def read(model: type[BaseModel]) -> Reading:
         schema = schema.get("schema")
         if schema is None or (kind == "model" and schema["type"] not in ("model-fields", *_FUNCTIONS)):
             break
-    fields = schema["fields"] if schema and schema["type"] == "model-fields" else {}
-    if schema and schema.get("extras_schema"):
+    if schema is None or schema["type"] != "model-fields":
+        schema = {"type": "model-fields", "fields": {}}
+    fields = schema["fields"]
+    if schema.get("extras_schema"):
         row_rules.append(RowRule("*", "extra", "columns that are not declared have a type of their own"))
     for name, node in fields.items():
         row_rules += _needs_the_row(name, node)

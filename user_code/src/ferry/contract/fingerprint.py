@@ -44,7 +44,7 @@ def fingerprint(reading: Reading) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def _canonical(thing: Any) -> Any:  # noqa: PLR0911 - one line a kind of thing
+def _canonical(thing: Any) -> Any:
     if thing is None or isinstance(thing, (bool, int, str)):
         return thing
     if isinstance(thing, Mapping):
@@ -82,7 +82,7 @@ def _canonical(thing: Any) -> Any:  # noqa: PLR0911 - one line a kind of thing
 
 def _instance(thing: Any) -> Any:
     text = repr(thing)
-    call = getattr(type(thing), "__call__", None)
+    call = vars(type(thing)).get("__call__")
     if isinstance(call, FunctionType):
         return [
             type(thing).__qualname__,

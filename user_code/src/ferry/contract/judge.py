@@ -60,6 +60,7 @@ class CompiledContract:
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
+        """Compile a model; use `compile_contract`, which does it once."""
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise DeclarationError(
                 f"{model!r} is no contract",
@@ -164,7 +165,7 @@ class _BatchPlan:
             faults = [
                 self._row_fault(each) for each in error.errors(include_url=False, include_context=False)
             ]
-        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises rejects this row alone
+        except Exception as error:  # whatever a user's validator raises rejects this row alone
             faults = [_raised(WHOLE_ROW, None, error, personal=bool(self.personal))]
         for name, value in row.items():
             broken = isinstance(value, Unreadable) and value.rule == INVALID_UTF8 and name in self.known
@@ -273,7 +274,7 @@ class _ColumnPlan:
                 fault_from(each, name, each["loc"][1:], personal=personal)
                 for each in error.errors(include_url=False, include_context=False)
             ]
-        except Exception as error:  # noqa: BLE001 - whatever a user's validator raises rejects this value alone
+        except Exception as error:  # whatever a user's validator raises rejects this value alone
             return [_raised(name, value, error, personal=personal)]
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ class Personal:
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> Any:
         """Leave the mark in the core schema, where it is found however deep the annotation is nested."""
-        schema = dict(handler(source))
-        schema["metadata"] = {**(schema.get("metadata") or {}), PERSONAL: True}
+        schema: dict[str, Any] = dict(handler(source))
+        schema["metadata"] = dict(schema.get("metadata") or {}, **{PERSONAL: True})
         return schema
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -61,6 +61,7 @@ class MemberOf:
     """
 
     def __init__(self, enum: type[Enum]) -> None:
+        """Look the members' values up once."""
         self.enum = enum
         self.members = {(type(member.value), member.value): member for member in enum}
         quoted = [repr(member.value) for member in enum]
@@ -78,12 +79,12 @@ class MemberOf:
             raise PydanticKnownError("enum", {"expected": self.expected}) from None
 
 
-def is_enum_by_value(node: dict[str, Any]) -> bool:
+def is_enum_by_value(node: Mapping[str, Any]) -> bool:
     """Whether this core schema is an Enum judged by the values of its members."""
     return node.get("type") == "function-before" and isinstance(node["function"].get("function"), MemberOf)
 
 
-def is_text_without_nul(node: dict[str, Any]) -> bool:
+def is_text_without_nul(node: Mapping[str, Any]) -> bool:
     """Whether this core schema is a text in two steps: the declared rules, then no NUL."""
     return node.get("type") == "chain" and node["steps"][-1].get("custom_error_type") == NUL_RULE
 

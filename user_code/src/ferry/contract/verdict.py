@@ -31,13 +31,41 @@ MOST_ERRORS = 1_000_000
 the wrong table cannot fill the memory. `Verdict.counts` still counts all."""
 
 # Error types whose message is made of the rule alone, never of the value.
-_SAY_NOTHING_OF_THE_VALUE = (
-    "missing extra_forbidden is_instance_of nul_character enum literal_error finite_number multiple_of "
-    "greater_than greater_than_equal less_than less_than_equal string_too_short string_too_long "
-    "string_pattern_mismatch too_short too_long bytes_too_short bytes_too_long decimal_max_digits "
-    "decimal_max_places decimal_whole_digits date_past date_future datetime_past datetime_future timezone_naive "
-    "timezone_aware uuid_version none_required frozen_field recursion_loop"
-).split()
+_SAY_NOTHING_OF_THE_VALUE = frozenset(
+    {
+        "missing",
+        "extra_forbidden",
+        "is_instance_of",
+        "nul_character",
+        "enum",
+        "literal_error",
+        "finite_number",
+        "multiple_of",
+        "greater_than",
+        "greater_than_equal",
+        "less_than",
+        "less_than_equal",
+        "string_too_short",
+        "string_too_long",
+        "string_pattern_mismatch",
+        "too_short",
+        "too_long",
+        "bytes_too_short",
+        "bytes_too_long",
+        "decimal_max_digits",
+        "decimal_max_places",
+        "decimal_whole_digits",
+        "date_past",
+        "date_future",
+        "datetime_past",
+        "datetime_future",
+        "timezone_naive",
+        "timezone_aware",
+        "uuid_version",
+        "none_required",
+        "recursion_loop",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
