@@ -53,4 +53,5 @@ def patient() -> None:
     time.sleep(90)
 
 
-defs = dg.Definitions(assets=[hungry, modest, plain, patient], jobs=[])
+# In process, as the shop's: one process in a container, so that the container's end is the run's end.
+defs = dg.Definitions(assets=[hungry, modest, plain, patient], executor=dg.in_process_executor)
