@@ -1,0 +1,104 @@
+"""One embedded PostgreSQL for a run of the tests, and fresh copies of the demo's databases."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from oracle import Oracle
+from shop.demo.databases import create_database, drop_database, make_databases
+from shop.demo.generator import Generator
+from shop.demo.server import EmbeddedServer
+
+SCALE = float(os.environ.get("FERRY_TEST_SCALE", "0.002"))
+LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE = "legacy_template", "new_shop_template"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A legacy shop and a new shop that nobody has touched yet; `oracle` says what must become of them.
+
+    After a change of the source, `oracle` is out of date. Another one is
+    `Oracle(source_url, before_url, scratch_url)`, with `before_url` a
+    `new_database(NEW_SHOP_TEMPLATE)` and `scratch_url` a `new_database()`.
+    """
+
+    source_url: str
+    target_url: str
+    oracle: Oracle
+
+    def source(self) -> psycopg.Connection:
+        """A connection to the legacy shop, in autocommit."""
+        return psycopg.connect(self.source_url, autocommit=True)
+
+    def target(self) -> psycopg.Connection:
+        """A connection to the new shop, in autocommit."""
+        return psycopg.connect(self.target_url, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded PostgreSQL of this run of the tests."""
+    running = EmbeddedServer(tmp_path_factory.mktemp("postgres")).start()
+    yield running
+    running.remove()
+
+
+@pytest.fixture(scope="session")
+def shop_templates(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The names of a legacy shop and a new shop to copy from; nobody may be connected to them meanwhile."""
+    with Generator(tmp_path_factory.mktemp("rows"), SCALE) as rows:
+        make_databases(server, rows, SCALE, LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE)
+    return LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE
+
+
+@pytest.fixture
+def new_database(server: EmbeddedServer) -> Iterator[Callable[..., str]]:
+    """`new_database()` makes an empty database, `new_database(template)` a copy; both return its URL."""
+    made: list[str] = []
+
+    def make(template: str = "template1") -> str:
+        made.append(f"test_{next(_numbers)}")
+        create_database(server, made[-1], template)
+        return server.url(made[-1])
+
+    yield make
+    for name in made:
+        drop_database(server, name)
+
+
+@pytest.fixture(scope="session")
+def oracle(server: EmbeddedServer, shop_templates: tuple[str, str]) -> Oracle:
+    """What must come of a migration of the untouched shop."""
+    create_database(server, "oracle")
+    return Oracle(*(server.url(name) for name in shop_templates), server.url("oracle"))
+
+
+@contextmanager
+def _copied(server: EmbeddedServer, templates: tuple[str, str], oracle: Oracle) -> Iterator[Shop]:
+    number = next(_numbers)
+    legacy, new_shop = f"legacy_{number}", f"new_shop_{number}"
+    for name, template in zip((legacy, new_shop), templates, strict=True):
+        create_database(server, name, template)
+    yield Shop(server.url(legacy), server.url(new_shop), oracle)
+    for name in (legacy, new_shop):
+        drop_database(server, name)
+
+
+@pytest.fixture
+def shop(server: EmbeddedServer, shop_templates: tuple[str, str], oracle: Oracle) -> Iterator[Shop]:
+    """A shop of this test's own."""
+    with _copied(server, shop_templates, oracle) as copy:
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def module_shop(server: EmbeddedServer, shop_templates: tuple[str, str], oracle: Oracle) -> Iterator[Shop]:
+    """A shop that the tests of one module share, for those that only look at one migration's outcome."""
+    with _copied(server, shop_templates, oracle) as copy:
+        yield copy
