@@ -22,6 +22,7 @@ from ferry.contract.columnar import Check, NotColumnar, Scope, check_for
 from ferry.contract.columns import ContractColumn, Reading, read
 from ferry.contract.explain import RulePath, explain
 from ferry.contract.fingerprint import fingerprint
+from ferry.contract.refuse import refuse_contradictions
 from ferry.contract.verdict import (
     MASK,
     WHOLE_ROW,
@@ -68,6 +69,7 @@ class CompiledContract:
             )
         self.model = model
         self._reading: Reading = read(model)
+        refuse_contradictions(model, self._reading)
         self.fields: tuple[ContractColumn, ...] = self._reading.columns
         self.columns: tuple[str, ...] = tuple(column.name for column in self.fields)
         self._scope = Scope(self._reading.config, self._reading.definitions)

@@ -1,0 +1,216 @@
+"""What a PostgreSQL database says about its tables: the facts that a plan is checked against."""
+
+from dataclasses import dataclass, field
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ferry.declaration import nearest
+from ferry.errors import DeclarationError, PermanentError, TransientError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type as PostgreSQL writes it (`numeric(15,2)`) and without modifiers (`numeric`).
+
+    `category` is PostgreSQL's `typtype` (b base, e enum, d domain, c composite, r range); `sequence` the sequence
+    that an identity or serial column owns.
+    """
+
+    name: str
+    type: str
+    base_type: str
+    category: str
+    not_null: bool
+    has_default: bool
+    sequence: str | None
+    generated: bool
+    precision: int | None = None
+    scale: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of a table: columns here, the table and columns there, and when it is checked."""
+
+    name: str
+    columns: tuple[str, ...]
+    table: str
+    to_columns: tuple[str, ...]
+    deferrable: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: columns by name, in order; unique keys (primary key first); foreign keys; estimates."""
+
+    schema: str
+    name: str
+    columns: dict[str, Column]
+    unique_keys: tuple[tuple[str, ...], ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    row_security: bool = False
+    estimated_rows: int = 0
+    kind: str = "r"
+    checks: tuple[str, ...] = field(default=())
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The quoted, qualified name."""
+        return sql.Identifier(self.schema, self.name)
+
+    @property
+    def label(self) -> str:
+        """The name for people: `public.orders`."""
+        return f"{self.schema}.{self.name}"
+
+    def is_unique(self, columns: tuple[str, ...]) -> bool:
+        """Whether a valid unique key lies within these columns, none of them nullable."""
+        return any(
+            set(key) <= set(columns) and all(self.columns[column].not_null for column in key)
+            for key in self.unique_keys
+        )
+
+
+def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.Connection:
+    """Open a connection; a refusal becomes one message without the password.
+
+    Raises:
+        TransientError: the server cannot be reached or is starting.
+        PermanentError: it can, and refuses (password, database, role).
+    """
+    variable = f"FERRY_CONNECTIONS__{connection.upper()}"
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise DeclarationError(
+            f"the URL of connection {connection!r} cannot be read",
+            where=variable,
+            next="Write postgresql://user:password@host:5432/database; escape special characters with %XX",
+        ) from None
+    place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    try:
+        return psycopg.connect(
+            make_conninfo(url, application_name=f"ferry {connection}", connect_timeout=10),
+            autocommit=autocommit,
+        )
+    except psycopg.OperationalError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if "FATAL" in line or "refused" in line), lines[-1] if lines else "")
+        refused = any(word in str(error) for word in ("authentication", "does not exist", "no pg_hba", "no password"))
+        kind = PermanentError if refused else TransientError
+        raise kind(
+            f"connection {connection!r} does not open ({place})",
+            where="settings",
+            why=why,
+            next=f"Check {variable} and that the server runs and lets this user in",
+        ) from None
+
+
+_TABLE: LiteralString = """
+select c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, greatest(c.reltuples, 0)::bigint
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
+"""
+_COLUMNS: LiteralString = """
+select a.attname, format_type(a.atttypid, a.atttypmod), coalesce(b.typname, t.typname)::text, t.typtype::text,
+       a.attnotnull or (t.typtype = 'd' and t.typnotnull),
+       a.atthasdef and a.attgenerated = '' or t.typdefault is not null,
+       pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
+       a.attgenerated <> '', case when a.atttypmod >= 0 then a.atttypmod when t.typtype = 'd' then t.typtypmod
+                                  else -1 end
+from pg_attribute a join pg_type t on t.oid = a.atttypid left join pg_type b on b.oid = nullif(t.typbasetype, 0)
+     join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+_KEYS: LiteralString = """
+select array(select a.attname::text from unnest(i.indkey::int2[]) with ordinality k(n, o)
+             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.n
+             where k.o <= i.indnkeyatts order by k.o)
+from pg_index i
+where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+order by i.indisprimary desc, i.indexrelid
+"""
+_FOREIGN: LiteralString = """
+select f.conname::text,
+       array(select a.attname::text from unnest(f.conkey) with ordinality k(n, o)
+             join pg_attribute a on a.attrelid = f.conrelid and a.attnum = k.n order by k.o),
+       f.confrelid::regclass::text,
+       array(select a.attname::text from unnest(f.confkey) with ordinality k(n, o)
+             join pg_attribute a on a.attrelid = f.confrelid and a.attnum = k.n order by k.o),
+       f.condeferrable
+from pg_constraint f where f.conrelid = %s and f.contype = 'f' order by 1
+"""
+
+
+def quoted(name: str) -> str:
+    """`schema.table` as a declaration writes it, quoted for `to_regclass`, case kept."""
+    return ".".join('"' + part.strip('"').replace('"', '""') + '"' for part in name.split("."))
+
+
+def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
+    """Read the facts of one table.
+
+    Args:
+        connection: an open connection; nothing is written.
+        name: `table` or `schema.table`, as declared; case is kept.
+        where: the place in the declaration, for the error.
+    """
+    found = connection.execute(_TABLE, (quoted(name),)).fetchone()
+    if found is None:
+        names = [
+            ".".join(row) if "." in name else row[1]
+            for row in connection.execute(
+                "select table_schema, table_name from information_schema.tables"
+                " where table_schema not in ('pg_catalog', 'information_schema')"
+            )
+        ]
+        raise DeclarationError(
+            f"there is no table {name!r}",
+            where=where,
+            why=f"looked in database {connection.info.dbname!r} as {connection.info.user!r}",
+            next=nearest(name, names, "Its tables are"),
+        )
+    oid, schema, table, kind, security, rows = found
+    columns: dict[str, Column] = {}
+    for column, type_, base, category, not_null, default, sequence, generated, modifier in connection.execute(
+        _COLUMNS, (oid,)
+    ):
+        numeric = base == "numeric" and modifier >= 4
+        columns[column] = Column(
+            column,
+            type_,
+            base,
+            category,
+            not_null,
+            default,
+            sequence,
+            generated,
+            precision=((modifier - 4) >> 16) & 0xFFFF if numeric else None,
+            scale=((((modifier - 4) & 0x7FF) ^ 1024) - 1024) if numeric else None,
+            length=modifier - 4 if base in ("varchar", "bpchar") and modifier >= 4 else None,
+        )
+    return Table(
+        schema,
+        table,
+        columns,
+        tuple(tuple(row[0]) for row in connection.execute(_KEYS, (oid,)) if row[0]),
+        tuple(ForeignKey(a, tuple(b), c, tuple(d), e) for a, b, c, d, e in connection.execute(_FOREIGN, (oid,))),
+        security,
+        rows,
+        kind,
+    )
+
+
+def column_of(table: Table, name: str, where: str) -> Column:
+    """A column of a table, or a `DeclarationError` with the nearest name."""
+    if name not in table.columns:
+        raise DeclarationError(
+            f"{table.label} has no column {name!r}",
+            where=where,
+            next=nearest(name, table.columns, "Its columns are"),
+        )
+    return table.columns[name]

@@ -1,0 +1,334 @@
+"""What a user declares: an entity is one folder with `defs.yaml` and `contract.py`.
+
+The models below are the whole language. A mistake in a file becomes a `DeclarationError` that names the file, the
+key, what was expected, what was found and the nearest valid name.
+"""
+
+import datetime
+import difflib
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ferry.contract import Contract
+from ferry.errors import DeclarationError
+
+COMPONENT_TYPE = "ferry.components.Entity"
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceTable(_Strict):
+    """Where rows come from. `key` may name several columns; `where` narrows the table by a SQL condition."""
+
+    connection: str
+    table: str
+    key: Columns
+    updated_at: str | None = None
+    where: str | None = None
+
+
+class Partition(_Strict):
+    """How a large table is cut: by time, by ranges of whole numbers, by listed values, or as its parent is cut.
+
+    Rows whose column is NULL, and rows before `start`, belong to the first partition; rows after `end` to the last.
+    """
+
+    by: str | None = None
+    every: Literal["hour", "day", "week", "month", "year"] | int | None = None
+    start: datetime.datetime | datetime.date | int | None = None
+    end: datetime.datetime | datetime.date | int | None = None
+    values: tuple[str, ...] | None = None
+    through: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Partition":
+        if self.through is not None:
+            if any(part is not None for part in (self.by, self.every, self.start, self.end, self.values)):
+                raise ValueError("`through` takes the parent's partitions and allows no other key beside it")
+            return self
+        if self.by is None:
+            raise ValueError("needs `by` (a source column) or `through` (a parent entity)")
+        if self.values is not None:
+            if self.every is not None or self.start is not None:
+                raise ValueError("`values` lists the partitions and allows no `every` or `start` beside it")
+            return self
+        if self.every is None or self.start is None:
+            raise ValueError("needs `every` and `start`, or `values`")
+        if isinstance(self.every, int) != (isinstance(self.start, int) and not isinstance(self.start, bool)):
+            raise ValueError("`every: month` goes with a date in `start`, `every: 100000` with a number")
+        if isinstance(self.every, int) and self.end is None:
+            raise ValueError("ranges of numbers need an `end`")
+        return self
+
+
+class TargetKey(_Strict):
+    """The target's key and where its values come from.
+
+    `identity`: the column's own sequence; `natural`: the values of the mapped columns themselves;
+    `uuid7`: time-ordered, made by us; `expression`: SQL over the row, with the old key as `r.k0`.
+    """
+
+    column: Columns
+    source: Literal["identity", "natural", "uuid7", "expression"] = Field(alias="from", default="identity")
+    expression: str | None = None
+
+
+class Target(_Strict):
+    """Where rows go: a table of a connection, `schema.table` or `table`."""
+
+    connection: str
+    table: str
+    key: TargetKey
+
+
+class Reference(_Strict):
+    """A source column (or several) that holds old keys of another entity.
+
+    `into` names the target columns that take the new key; without it they are the mapped names of `column`.
+    """
+
+    column: Columns
+    to: str
+    into: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    on_missing: Literal["reject", "set_null", "stub", "fail"] = "reject"
+    stub: dict[str, Any] = Field(default_factory=dict)
+
+
+class Match(_Strict):
+    """How rows that were in the target before are recognised, by source columns, and what is done with them."""
+
+    on: Columns
+    then: Literal["preserve", "update"] = "preserve"
+
+
+class Resources(_Strict):
+    """What a run of this entity may use."""
+
+    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|m|g|K|M|G)?$")] = "1Gi"
+
+
+class EntityDeclaration(_Strict):
+    """One entity: the attributes of a `defs.yaml`."""
+
+    name: str = Field(default="", pattern=r"^[a-z][a-z0-9_]{0,40}$|^$")
+    description: str = ""
+    source: SourceTable
+    partition: Partition | None = None
+    contract: str
+    target: Target
+    id_map: Literal["internal", "published", "none"] = "internal"
+    store: Literal["parquet", "table"] = "parquet"
+    columns: dict[str, str] = Field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = ()
+    match: Match | None = None
+    duplicates: Literal["reject", "keep_latest"] = "reject"
+    on_vanished: Literal["report", "delete"] = "report"
+    mode: Literal["upsert", "insert_only", "replace_partition"] = "upsert"
+    batch: int | None = Field(default=None, ge=1, description="partitions of one run in a backfill; all if unset")
+    resources: Resources = Resources()
+    owners: tuple[str, ...] = ()
+    group: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    def target_column(self, source_column: str) -> str:
+        """The target's name for a source column."""
+        return self.columns.get(source_column, source_column)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A declaration together with its contract and the file it came from."""
+
+    declaration: EntityDeclaration
+    contract: type[Contract]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The entity's name: the folder's, unless the declaration says another."""
+        return self.declaration.name
+
+
+@dataclass(frozen=True)
+class Migration:
+    """All entities that belong together, by name."""
+
+    entities: dict[str, Entity] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Entity:
+        """The entity of that name, or a `DeclarationError` with the nearest one."""
+        if name not in self.entities:
+            raise DeclarationError(
+                f"there is no entity {name!r}", next=nearest(name, self.entities, "The entities are")
+            )
+        return self.entities[name]
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """The other entities that rows of this one refer to."""
+        return tuple(
+            dict.fromkeys(ref.to for ref in self[name].declaration.references if ref.to != name)
+        )
+
+
+def nearest(name: str, valid: Iterable[str], intro: str) -> str:
+    """`Did you mean 'orders'?`, or the list of valid names when none is near."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"{intro}: {', '.join(names) or 'none'}"
+
+
+def read_migration(folder: Path) -> Migration:
+    """Read every entity below a folder (`defs/`) and check what they say of one another."""
+    if not folder.is_dir():
+        raise DeclarationError("there is no such folder of declarations", where=str(folder))
+    entities: dict[str, Entity] = {}
+    for path in sorted(folder.glob("**/defs.yaml")):
+        for document in _documents(path):
+            if document.get("type") == COMPONENT_TYPE:
+                entity = build_entity(document.get("attributes") or {}, path)
+                if entity.name in entities:
+                    raise DeclarationError(
+                        f"entity {entity.name!r} is declared twice",
+                        where=str(path),
+                        why=f"the other one is {entities[entity.name].path}",
+                        next="Give one of them another name",
+                    )
+                entities[entity.name] = entity
+    migration = Migration(entities)
+    check_references(migration)
+    return migration
+
+
+def build_entity(attributes: dict[str, Any], path: Path) -> Entity:
+    """Make an entity of the attributes of its `defs.yaml` at `path`."""
+    try:
+        declaration = EntityDeclaration.model_validate({"name": path.parent.name, **attributes})
+    except ValidationError as error:
+        raise _explain(error, path) from None
+    return Entity(declaration, _load_contract(declaration, path), path)
+
+
+def check_references(migration: Migration) -> None:
+    """Refuse references, and partitions `through`, that name no entity or no reference."""
+    for entity in migration.entities.values():
+        for position, reference in enumerate(entity.declaration.references):
+            if reference.to not in migration.entities:
+                raise DeclarationError(
+                    f"there is no entity {reference.to!r}",
+                    where=f"{entity.path}: references[{position}].to",
+                    next=nearest(reference.to, migration.entities, "The entities are"),
+                )
+            parent = migration[reference.to].declaration
+            if len(reference.column) != len(parent.source.key):
+                raise DeclarationError(
+                    f"{len(reference.column)} column(s) refer to a key of {len(parent.source.key)}",
+                    where=f"{entity.path}: references[{position}].column",
+                    next=f"Name one column for each of {', '.join(parent.source.key)}, in that order",
+                )
+            if parent.id_map == "none":
+                raise DeclarationError(
+                    f"{reference.to!r} keeps no id map, so nothing can refer to it",
+                    where=f"{entity.path}: references[{position}].to",
+                    next=f"Remove `id_map: none` from {migration[reference.to].path}",
+                )
+        partition = entity.declaration.partition
+        if partition and partition.through:
+            parents = [ref.to for ref in entity.declaration.references]
+            if partition.through not in parents:
+                raise DeclarationError(
+                    f"{partition.through!r} is no parent of {entity.name!r}",
+                    where=f"{entity.path}: partition.through",
+                    next=nearest(partition.through, parents, "Its references go to"),
+                )
+
+
+def fingerprint(value: Any) -> str:
+    """A short stable hash of any value that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _documents(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [document for document in yaml.safe_load_all(path.read_text("utf-8")) if document]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise DeclarationError(
+            "the file is not readable YAML", where=place, why=str(getattr(error, "problem", error))
+        ) from None
+
+
+def _load_contract(declaration: EntityDeclaration, path: Path) -> type[Contract]:
+    """Import `contract.py` beside the declaration by its path, so that a folder needs no package around it."""
+    file = path.parent / "contract.py"
+    where = f"{path}: contract"
+    if not file.exists():
+        raise DeclarationError(
+            f"there is no {file.name} beside it", where=where, next=f"Write class {declaration.contract} in {file}"
+        )
+    name = f"ferry_contracts.{fingerprint(str(file.resolve()))}.{declaration.name}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise DeclarationError("the file cannot be imported", where=str(file))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise DeclarationError(
+            "the contract does not import", where=str(file), why=f"{type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, declaration.contract, None)
+    classes = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Contract) and value is not Contract
+    ]
+    if found is None or not (isinstance(found, type) and issubclass(found, Contract)):
+        raise DeclarationError(
+            f"{file.name} has no contract {declaration.contract!r}",
+            where=where,
+            next=nearest(declaration.contract, classes, "Its contracts are"),
+        )
+    return found
+
+
+def _explain(error: ValidationError, path: Path) -> DeclarationError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: Any = EntityDeclaration
+        for part in first["loc"][:-1]:
+            if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
+                annotation = model.model_fields[part].annotation
+                choices = [annotation, *getattr(annotation, "__args__", ())]
+                model = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        keys = [f.alias or n for n, f in model.model_fields.items()] if model else []
+        return DeclarationError(
+            f"there is no key {first['loc'][-1]!r}",
+            where=f"{path}: {place}",
+            next=nearest(str(first["loc"][-1]), keys, "The keys are"),
+        )
+    found = first.get("input")
+    what = first["msg"] if first["type"] == "missing" else f"{first['msg']}, found {found!r}"
+    return DeclarationError(what, where=f"{path}: {place}", next="docs/entities.md lists every key")

@@ -1,0 +1,277 @@
+"""The ledger: what was loaded, from which stage, under which plan. It lives in the target and commits with the rows.
+
+Schema `ferry` of the target database. A re-execution trusts these tables and nothing else.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from ferry.errors import PermanentError, PromiseBroken, TransientError
+
+VERSION = 1
+
+SCHEMA: LiteralString = """
+create schema if not exists ferry;
+create table if not exists ferry.about (version int not null);
+insert into ferry.about select 1 where not exists (select from ferry.about);
+do $$ begin
+  create type ferry.map_status as enum ('inserted', 'preserved', 'stub', 'tombstone');
+exception when duplicate_object then null; end $$;
+create table if not exists ferry.ledger (
+  entity text not null, partition text not null, chunk int not null,
+  stage_id text not null, content_hash text not null, plan_hash text not null,
+  extracted bigint not null, inserted bigint not null, updated bigint not null, unchanged bigint not null,
+  preserved bigint not null, rejected bigint not null, waiting bigint not null,
+  row_hash numeric not null default 0, run_id text not null default '', loaded_at timestamptz not null default now(),
+  primary key (entity, partition, chunk),
+  constraint accounted_for
+    check (extracted = inserted + updated + unchanged + preserved + rejected + waiting)
+);
+create table if not exists ferry.partitions (
+  entity text not null, partition text not null, stage_id text not null, content_hash text not null,
+  plan_hash text not null, taken_at timestamptz not null, rows bigint not null, chunks int not null,
+  run_id text not null default '', completed_at timestamptz not null default now(),
+  primary key (entity, partition)
+);
+create table if not exists ferry.rejected_rows (
+  id bigint generated always as identity primary key,
+  entity text not null, partition text not null, chunk int not null, row_no bigint not null,
+  key text[] not null, reason text not null, errors jsonb not null, row jsonb not null,
+  attempts int not null default 1, run_id text not null default '', rejected_at timestamptz not null default now()
+);
+create index if not exists rejected_rows_place on ferry.rejected_rows (entity, partition, chunk);
+create index if not exists rejected_rows_key on ferry.rejected_rows (entity, key);
+create table if not exists ferry.waiting_rows (
+  id bigint generated always as identity primary key,
+  entity text not null, partition text not null, chunk int not null, row_no bigint not null,
+  key text[] not null, missing text[] not null, row jsonb not null,
+  run_id text not null default '', since timestamptz not null default now()
+);
+create index if not exists waiting_rows_place on ferry.waiting_rows (entity, partition, chunk);
+comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
+"""
+
+
+@dataclass
+class Outcomes:
+    """How many rows of a chunk, partition or entity met which end; the list is closed (promise P1)."""
+
+    extracted: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    preserved: int = 0
+    rejected: int = 0
+    waiting: int = 0
+
+    def add(self, other: "Outcomes") -> None:
+        """Add another's counts to these."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+    def check(self, where: str) -> None:
+        """Raise `PromiseBroken` unless every row is accounted for."""
+        ends = self.inserted + self.updated + self.unchanged + self.preserved + self.rejected + self.waiting
+        if self.extracted != ends:
+            raise PromiseBroken(
+                f"{self.extracted} rows came and {ends} are accounted for",
+                where=where,
+                why=", ".join(f"{k} {v}" for k, v in asdict(self).items()),
+                next="Nothing of this chunk was kept. Report it: this is a fault of Ferry, not of the data",
+            )
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name, in the order of the accounting line."""
+        return asdict(self)
+
+    def as_seen_again(self) -> "Outcomes":
+        """The outcome of a chunk that was loaded before and is skipped now."""
+        return Outcomes(
+            self.extracted, 0, 0, self.inserted + self.updated + self.unchanged, self.preserved, self.rejected,
+            self.waiting,
+        )  # fmt: skip
+
+
+def prepare(connection: psycopg.Connection) -> None:
+    """Create the schema `ferry` if it is not there; many processes may do it at once."""
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(hashtext('ferry.schema'))")
+        row = connection.execute("select to_regclass('ferry.waiting_rows')").fetchone()
+        if row is None or row[0] is None:
+            try:
+                connection.execute(SCHEMA)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise PermanentError(
+                    "the bookkeeping schema `ferry` cannot be created in the target",
+                    where=str(connection.info.dbname),
+                    why=str(error).splitlines()[0],
+                    next="grant create on database … to this user, or create schema ferry and give it to the user",
+                ) from None
+
+
+def is_prepared(connection: psycopg.Connection) -> bool:
+    """Whether a migration has ever written into this target."""
+    row = connection.execute("select to_regclass('ferry.waiting_rows')").fetchone()
+    return bool(row and row[0])
+
+
+def chunk_state(connection: psycopg.Connection, entity: str, partition: str) -> dict[int, dict[str, Any]]:
+    """Chunk number → content hash, plan hash and outcomes as loaded last."""
+    rows = connection.execute(
+        "select chunk, content_hash, plan_hash, stage_id, extracted, inserted, updated, unchanged, preserved,"
+        " rejected, waiting from ferry.ledger where entity = %s and partition = %s",
+        (entity, partition),
+    )
+    return {
+        row[0]: {
+            "content_hash": row[1],
+            "plan_hash": row[2],
+            "stage_id": row[3],
+            "outcomes": Outcomes(*row[4:]),
+        }
+        for row in rows
+    }
+
+
+def record_chunk(
+    connection: psycopg.Connection,
+    *,
+    entity: str,
+    partition: str,
+    chunk: int,
+    stage_id: str,
+    content_hash: str,
+    plan_hash: str,
+    outcomes: Outcomes,
+    row_hash: Any,
+    run_id: str,
+) -> None:
+    """Write the ledger's row of a chunk, in the transaction that loaded it."""
+    connection.execute(
+        "insert into ferry.ledger (entity, partition, chunk, stage_id, content_hash, plan_hash, extracted, inserted,"
+        " updated, unchanged, preserved, rejected, waiting, row_hash, run_id)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " on conflict (entity, partition, chunk) do update set stage_id = excluded.stage_id,"
+        " content_hash = excluded.content_hash, plan_hash = excluded.plan_hash, extracted = excluded.extracted,"
+        " inserted = excluded.inserted, updated = excluded.updated, unchanged = excluded.unchanged,"
+        " preserved = excluded.preserved, rejected = excluded.rejected, waiting = excluded.waiting,"
+        " row_hash = excluded.row_hash, run_id = excluded.run_id, loaded_at = now()",
+        (
+            entity, partition, chunk, stage_id, content_hash, plan_hash, *outcomes.as_dict().values(), row_hash,
+            run_id,
+        ),
+    )  # fmt: skip
+
+
+def close_partition(
+    connection: psycopg.Connection,
+    *,
+    entity: str,
+    partition: str,
+    stage_id: str,
+    content_hash: str,
+    plan_hash: str,
+    taken_at: str,
+    rows: int,
+    chunks: int,
+    run_id: str,
+) -> None:
+    """Declare a partition complete: forget chunks that the new stage no longer has, check the sum, write the row."""
+    with connection.transaction():
+        place = (entity, partition, chunks)
+        for table in ("ledger", "rejected_rows", "waiting_rows"):
+            connection.execute(
+                sql.SQL("delete from {} where entity = %s and partition = %s and chunk >= %s").format(
+                    sql.Identifier("ferry", table)
+                ),
+                place,
+            )
+        row = connection.execute(
+            "select coalesce(sum(extracted), 0)::bigint, count(*) from ferry.ledger"
+            " where entity = %s and partition = %s",
+            (entity, partition),
+        ).fetchone()
+        assert row is not None
+        if row != (rows, chunks):
+            raise PromiseBroken(
+                f"the stage has {rows} rows in {chunks} chunks, the ledger {row[0]} in {row[1]}",
+                where=f"{entity}, {partition}",
+                next="Run the partition again; the ledger decides what is still to do",
+            )
+        connection.execute(
+            "insert into ferry.partitions (entity, partition, stage_id, content_hash, plan_hash, taken_at, rows,"
+            " chunks, run_id) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " on conflict (entity, partition) do update set stage_id = excluded.stage_id,"
+            " content_hash = excluded.content_hash, plan_hash = excluded.plan_hash, taken_at = excluded.taken_at,"
+            " rows = excluded.rows, chunks = excluded.chunks, run_id = excluded.run_id, completed_at = now()",
+            (entity, partition, stage_id, content_hash, plan_hash, taken_at, rows, chunks, run_id),
+        )
+
+
+def complete_partitions(connection: psycopg.Connection, entity: str) -> set[str]:
+    """The partitions of an entity that were loaded to their end."""
+    return {
+        row[0] for row in connection.execute("select partition from ferry.partitions where entity = %s", (entity,))
+    }
+
+
+def totals(connection: psycopg.Connection, entity: str, partitions: tuple[str, ...] | None = None) -> Outcomes:
+    """The ledger's sums over an entity or some of its partitions."""
+    row = connection.execute(
+        "select coalesce(sum(extracted), 0)::bigint, coalesce(sum(inserted), 0)::bigint,"
+        " coalesce(sum(updated), 0)::bigint, coalesce(sum(unchanged), 0)::bigint,"
+        " coalesce(sum(preserved), 0)::bigint, coalesce(sum(rejected), 0)::bigint, coalesce(sum(waiting), 0)::bigint"
+        " from ferry.ledger where entity = %s and (%s::text[] is null or partition = any(%s))",
+        (entity, list(partitions) if partitions else None, list(partitions or ())),
+    ).fetchone()
+    assert row is not None
+    return Outcomes(*row)
+
+
+def rejections(
+    connection: psycopg.Connection, entity: str, partitions: tuple[str, ...] | None = None
+) -> dict[str, int]:
+    """Reason → rows; a contract's reasons are told apart by column and rule."""
+    return {
+        row[0]: row[1]
+        for row in connection.execute(
+            "select case when reason in ('contract', 'target_refused')"
+            " then reason || ': ' || coalesce(errors->0->>'column', '') || ': ' || coalesce(errors->0->>'rule', '')"
+            " else reason end, count(*) from ferry.rejected_rows"
+            " where entity = %s and (%s::text[] is null or partition = any(%s)) group by 1 order by 2 desc, 1",
+            (entity, list(partitions) if partitions else None, list(partitions or ())),
+        )
+    }
+
+
+def lock(connection: psycopg.Connection, entity: str, partition: str | None, seconds: float) -> None:
+    """Hold a partition (or, with None, the whole entity) until the session ends.
+
+    Loads of different partitions go side by side; whoever wants the whole entity waits for all of them.
+
+    Raises:
+        TransientError: somebody else holds it for longer than `seconds`.
+    """
+    shared = "_shared" if partition is not None else ""
+    connection.execute(sql.SQL("set lock_timeout = {}").format(sql.Literal(int(seconds * 1000))))
+    try:
+        connection.execute(
+            sql.SQL("select pg_advisory_lock{}(hashtextextended(%s, 0))").format(sql.SQL(shared)), (f"ferry {entity}",)
+        )
+        if partition is not None:
+            connection.execute("select pg_advisory_lock(hashtextextended(%s, 1))", (f"ferry {entity} {partition}",))
+    except psycopg.errors.LockNotAvailable:
+        raise TransientError(
+            "somebody else is loading it",
+            where=f"{entity}, {partition or 'all partitions'}",
+            why=f"its lock was not free within {seconds:g} s",
+            next="Wait for the other run, or stop it; this one then goes on where the ledger ends",
+        ) from None
+
+
+def unlock(connection: psycopg.Connection) -> None:
+    """Let go of every lock that `lock` took on this connection."""
+    connection.execute("select pg_advisory_unlock_all()")

@@ -1,0 +1,359 @@
+"""Load: one staged part into the target in one transaction, with map, waiting rows, rejects and the ledger's row.
+
+Nothing of a chunk is kept unless its accounting adds up and the target says that it holds what was sent.
+"""
+
+import datetime
+import json
+import math
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pgpq
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from ferry import id_map, ledger
+from ferry.catalogue import connect
+from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
+from ferry.ledger import Outcomes
+from ferry.plan import NULL_THEN_UPDATE, EntityPlan, MigrationPlan
+from ferry.settings import Settings
+from ferry.stage import Manifest, Part
+from ferry.targets.postgres import LoadSql
+from ferry.verdict import PartVerdict
+
+# What a single row can be refused for. Anything else that the database says is not about one row.
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException)
+PASSING = (
+    psycopg.OperationalError,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+# One statement a chunk joins a small set with a large indexed one; these keep its cost the same at any size.
+SESSION = """
+set jit = off; set random_page_cost = 1.1; set work_mem = '32MB'; set temp_buffers = '32MB';
+set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'
+"""
+
+
+@dataclass
+class Loaded:
+    """What the load statement says of the rows it was given."""
+
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    row_hash: Decimal = Decimal(0)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: "Loaded") -> None:
+        """Add another's counts, hashes and refusals to these."""
+        self.outcomes.add(other.outcomes)
+        self.row_hash += other.row_hash
+        self.refused += other.refused
+
+
+class Loader:
+    """Loads the parts of one entity over one connection; use as a context manager."""
+
+    def __init__(self, plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> None:
+        """Args: the whole plan, the entity to load, the settings, and the id of the run for the ledger."""
+        self.plans, self.plan, self.settings, self.run_id = plans, plans[name], settings, run_id
+        self.sql = LoadSql(self.plan)
+        self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *self.sql.fields])
+
+    def __enter__(self) -> "Loader":
+        """Open the connection and create what the entity needs in `ferry`."""
+        target = self.plan.declaration.target
+        self.connection = connect(self.settings.url(target.connection), target.connection, autocommit=True)
+        try:
+            self.connection.execute(SESSION)
+            ledger.prepare(self.connection)
+            # The parents' maps as well: a child may come first, and waits.
+            for name in dict.fromkeys((self.plan.name, *(edge.parent for edge in self.plan.edges))):
+                self._prepare(self.plans[name])
+            self.connection.execute(self.sql.create_incoming())
+        except BaseException:
+            self.connection.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection; locks go with it."""
+        self.connection.close()
+
+    def lock(self, partition: str | None) -> None:
+        """Hold a partition (None: the entity) for this connection; see `ledger.lock`."""
+        ledger.lock(self.connection, self.plan.name, partition, self.settings.lock_timeout_seconds)
+
+    def unlock(self) -> None:
+        """Let go of what `lock` took."""
+        ledger.unlock(self.connection)
+
+    def load_part(
+        self,
+        manifest_id: str,
+        partition: str,
+        part: Part,
+        table: pa.Table,
+        verdict: PartVerdict,
+        before: dict[int, dict[str, Any]],
+    ) -> tuple[Outcomes, bool]:
+        """Load one part, unless the ledger shows that the same content was loaded under the same plan.
+
+        Args:
+            manifest_id: the id of the stage that the part belongs to.
+            partition: the partition's key.
+            part: the part; its number is the chunk's.
+            table: its rows, as staged.
+            verdict: which of them are accepted.
+            before: `ledger.chunk_state` of the partition.
+
+        Returns:
+            The outcomes, and whether the chunk was skipped.
+        """
+        known = before.get(part.number)
+        if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
+            return known["outcomes"].as_seen_again(), True
+        where = f"{self.plan.name}, {partition}, chunk {part.number}"
+        try:
+            with self.connection.transaction():
+                loaded = self._load(partition, part, table, verdict, known=bool(before), where=where)
+                ledger.record_chunk(
+                    self.connection,
+                    entity=self.plan.name,
+                    partition=partition,
+                    chunk=part.number,
+                    stage_id=manifest_id,
+                    content_hash=part.content_hash,
+                    plan_hash=self.plan.plan_hash,
+                    outcomes=loaded.outcomes,
+                    row_hash=loaded.row_hash,
+                    run_id=self.run_id,
+                )
+        except PASSING as error:
+            raise passing(error, where) from None
+        except psycopg.Error as error:
+            raise refused(error, where) from None
+        return loaded.outcomes, False
+
+    def finish(self, manifest: Manifest, partition: str) -> None:
+        """Write the partition's row in the ledger and fill in references that were NULL first."""
+        self.link()
+        ledger.close_partition(
+            self.connection,
+            entity=self.plan.name,
+            partition=partition,
+            stage_id=manifest.stage_id,
+            content_hash=manifest.content_hash,
+            plan_hash=self.plan.plan_hash,
+            taken_at=manifest.taken_at,
+            rows=manifest.rows,
+            chunks=len(manifest.parts),
+            run_id=self.run_id,
+        )
+
+    def link(self) -> int:
+        """Fill in every deferred reference whose parent has a key by now; returns how many."""
+        linked = 0
+        for edge in self.plan.edges:
+            if edge.strategy == NULL_THEN_UPDATE:
+                with self.connection.transaction():
+                    row = self.connection.execute(self.sql.link(edge)).fetchone()
+                linked += row[0] if row else 0
+        return linked
+
+    def run(
+        self, partition: str, chunk: int, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()
+    ) -> tuple[Any, ...]:
+        """Execute the load statement over what lies in the temporary table and compare its two hashes."""
+        row = self.connection.execute(
+            self.sql.load(known=known, settling=settling, as_null=as_null),
+            {"entity": self.plan.name, "partition": partition, "chunk": chunk, "run_id": self.run_id},
+        ).fetchone()
+        assert row is not None
+        wanted_inserts, inserted, *_, want, got = row[:8]
+        if wanted_inserts != inserted or want != got:
+            raise PromiseBroken(
+                f"the target holds something else than was sent ({inserted} of {wanted_inserts} rows inserted)",
+                where=f"{self.plan.name}, {partition}, chunk {chunk}",
+                why="a trigger or rule of the target table changes or swallows rows",
+                next=f"Look at the triggers of {self.plan.target.label}; nothing of this chunk was kept",
+            )
+        return row
+
+    def copy(self, rows: pa.Table) -> None:
+        """`COPY` rows (a table with `row_no` and the needed columns) into the temporary table."""
+        encoder = pgpq.ArrowToPostgresBinaryEncoder(self._encoder_schema)
+        with self.connection.cursor() as cursor, cursor.copy(self.sql.copy()) as copy:
+            copy.write(encoder.write_header())
+            for batch in rows.to_batches(max_chunksize=16_384):
+                copy.write(encoder.write_batch(batch))
+            copy.write(encoder.finish())
+
+    def incoming(self, table: pa.Table, numbers: np.ndarray) -> pa.Table:
+        """The rows with these numbers, as `copy` takes them."""
+        picked = table.select([f.name for f in self.sql.fields])
+        if len(numbers) != table.num_rows:
+            picked = picked.take(pa.array(numbers))
+        columns = [pa.chunked_array([pa.array(numbers, pa.int64())]), *picked.columns]
+        return pa.table(columns, schema=self._encoder_schema)
+
+    def _load(
+        self, partition: str, part: Part, table: pa.Table, verdict: PartVerdict, *, known: bool, where: str
+    ) -> Loaded:
+        attempts = self._forget(partition, part.number)
+        numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
+        match = self.plan.declaration.match
+        known = known or bool(match and match.then == "update")
+        loaded = self._rows(table, numbers, partition, part.number, known)
+        errors = [*_first_errors(verdict), *loaded.refused]
+        self._reject(partition, part.number, table, errors, attempts)
+        loaded.outcomes.extracted = part.rows
+        loaded.outcomes.rejected = len({error["row"] for error in errors})
+        loaded.outcomes.check(where)
+        return loaded
+
+    def _rows(self, table: pa.Table, numbers: np.ndarray, partition: str, chunk: int, known: bool) -> Loaded:
+        """Load rows; where the target refuses some, cut the set in halves until those are alone."""
+        if not len(numbers):
+            return Loaded()
+        try:
+            with self.connection.transaction():
+                self.copy(self.incoming(table, numbers))
+                row = self.run(partition, chunk, known=known)
+                # Deferred constraints speak now, while the rows can still be told apart.
+                self.connection.execute("set constraints all immediate")
+                self.connection.execute(sql.SQL("truncate {}").format(self.sql.incoming))
+        except psycopg.errors.UniqueViolation as error:
+            if not known:
+                return self._rows(table, numbers, partition, chunk, known=True)
+            return self._halves(table, numbers, partition, chunk, error)
+        except REFUSALS as error:
+            return self._halves(table, numbers, partition, chunk, error, known=known)
+        _, inserted, updated, seen, preserved, waiting, _, _, row_hash = row
+        return Loaded(
+            Outcomes(0, inserted, updated, seen - updated, preserved, 0, waiting), Decimal(row_hash)
+        )
+
+    def _halves(
+        self, table: pa.Table, numbers: np.ndarray, partition: str, chunk: int, error: psycopg.Error, known: bool = True
+    ) -> Loaded:
+        if len(numbers) == 1:
+            detail = error.diag.message_detail or ""
+            refusal = {
+                "row": int(numbers[0]),
+                "reason": "target_refused",
+                "column": error.diag.column_name or error.diag.constraint_name or "",
+                "rule": (error.diag.constraint_name and "constraint") or type(error).__name__,
+                "value": None,
+                "message": " ".join(filter(None, [error.diag.message_primary or str(error), detail])),
+            }
+            return Loaded(refused=[refusal])
+        middle = len(numbers) // 2
+        loaded = self._rows(table, numbers[:middle], partition, chunk, known)
+        loaded.add(self._rows(table, numbers[middle:], partition, chunk, known))
+        return loaded
+
+    def _forget(self, partition: str, chunk: int) -> dict[tuple[str, ...], int]:
+        """Remove what an earlier load of this chunk kept aside; returns how often each key was rejected."""
+        place = (self.plan.name, partition, chunk)
+        self.connection.execute(
+            "delete from ferry.waiting_rows where entity = %s and partition = %s and chunk = %s", place
+        )
+        gone = self.connection.execute(
+            "delete from ferry.rejected_rows where entity = %s and partition = %s and chunk = %s"
+            " returning key, attempts",
+            place,
+        )
+        return {tuple(key): attempts for key, attempts in gone}
+
+    def _reject(
+        self,
+        partition: str,
+        chunk: int,
+        table: pa.Table,
+        errors: list[dict[str, Any]],
+        attempts: dict[tuple[str, ...], int],
+    ) -> None:
+        """Keep rejected rows whole, each with all its errors."""
+        by_row: dict[int, list[dict[str, Any]]] = {}
+        for error in errors:
+            by_row.setdefault(error["row"], []).append(error)
+        if not by_row:
+            return
+        rows = table.take(pa.array(list(by_row), pa.int64())).to_pylist()
+        statement = (
+            "copy ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, attempts, run_id)"
+            " from stdin"
+        )
+        with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for (number, found), row in zip(by_row.items(), rows, strict=True):
+                key = tuple(str(row[name]) for name in self.plan.source_key)
+                listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]
+                copy.write_row(
+                    (
+                        self.plan.name, partition, chunk, number, list(key), found[0]["reason"],
+                        Jsonb(listed, dumps=dumps), Jsonb(row, dumps=dumps), attempts.get(key, 0) + 1, self.run_id,
+                    )  # fmt: skip
+                )
+
+    def _prepare(self, plan: EntityPlan) -> None:
+        with self.connection.transaction():
+            self.connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",))
+            id_map.prepare(self.connection, plan)
+
+
+def passing(error: psycopg.Error, where: str) -> TransientError:
+    """The error of a lost connection, a deadlock or a lock that somebody holds."""
+    return TransientError(
+        "the target broke off",
+        where=where,
+        why=_said(error),
+        next="The transaction was undone; the next try goes on where the ledger ends",
+    )
+
+
+def refused(error: psycopg.Error, where: str) -> FerryError:
+    """The error of a statement that the target will refuse again."""
+    return PermanentError("the target refused the load", where=where, why=_said(error), next="Nothing of it was kept")
+
+
+def dumps(value: Any) -> str:
+    """JSON in which every value reads back exactly; PostgreSQL's JSON knows no NUL, which shows as U+2400."""
+    return json.dumps(_exact(value), ensure_ascii=False, default=_text)
+
+
+def _exact(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\x00", "\u2400")
+        case dict():
+            return {key: _exact(one) for key, one in value.items()}
+        case list():
+            return [_exact(one) for one in value]
+        case float() if not math.isfinite(value):
+            return str(value).replace("nan", "NaN").replace("inf", "Infinity")
+        case _:
+            return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
+
+
+def _first_errors(verdict: PartVerdict) -> list[dict[str, Any]]:
+    return verdict.errors.to_pylist()
+
+
+def _said(error: psycopg.Error) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__

@@ -1,0 +1,446 @@
+"""The way a row takes through all stages, for one entity and a batch of its partitions.
+
+One thread reads, stages and judges; the caller's thread loads. Between them lies a short queue, so that memory holds
+a few parts whatever the size of the data. A partition that fails does not stop the others: its error is an event
+like any other, and the caller decides what to make of it.
+"""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ferry import ledger
+from ferry.errors import FerryError, PermanentError, TransientError
+from ferry.ledger import Outcomes
+from ferry.load import Loader
+from ferry.plan import EntityPlan, MigrationPlan
+from ferry.reconcile import Reconciliation, compare, digest
+from ferry.settings import Settings
+from ferry.sources.facts import Facts
+from ferry.sources.postgres import PostgresExtraction
+from ferry.stage import Manifest, Part, Stage
+from ferry.verdict import Judge, PartVerdict, Tally
+
+RAW, VALIDATED, LOADED = "raw", "validated", "loaded"
+STAGES = (RAW, VALIDATED, LOADED)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A part went through: what a progress bar needs to know."""
+
+    entity: str
+    partition: str
+    rows: int
+    stage: str
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A partition lies whole in the staging area."""
+
+    partition: str
+    manifest: Manifest
+    seconds: float
+    sample: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict over a partition is complete."""
+
+    partition: str
+    manifest: Manifest
+    tally: Tally
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoadedPartition:
+    """A partition is in the target and its row is in the ledger."""
+
+    partition: str
+    manifest: Manifest
+    outcomes: Outcomes
+    skipped_chunks: int
+    rejections: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartitionFailed:
+    """A partition did not make it; `stage` says how far it came."""
+
+    partition: str
+    error: FerryError
+    stage: str
+
+
+Event = Progress | Staged | Judged | LoadedPartition | Reconciliation | PartitionFailed
+
+
+@dataclass
+class _Work:
+    """What the reading thread knows of the partition that it works on."""
+
+    partition: str
+    stage: Stage
+    tally: Tally = field(default_factory=Tally)
+    began: float = field(default_factory=time.monotonic)
+    sample: pa.Table | None = None
+
+
+def carry(
+    plans: MigrationPlan,
+    name: str,
+    partitions: tuple[str, ...],
+    settings: Settings,
+    *,
+    run_id: str = "",
+    stages: tuple[str, ...] = STAGES,
+) -> Iterator[Event]:
+    """Take the rows of some partitions of one entity through the stages that are asked for.
+
+    Transient errors are tried again, the partition concerned only, with growing pauses; what is loaded stays loaded.
+
+    Args:
+        plans: the whole plan.
+        name: the entity.
+        partitions: keys of its scheme; each is checked before anything is read.
+        settings: chunk sizes, retries, connections.
+        run_id: recorded in the ledger.
+        stages: a run of later stages alone reads what the earlier ones left in the staging area.
+
+    Yields:
+        Events in the order in which things happen; `PartitionFailed` last for each partition that failed.
+    """
+    plan = plans[name]
+    for partition in partitions:
+        plan.scheme.window(partition, name)
+    todo, wanted = partitions, set(stages)
+    for attempt in range(settings.retries + 1):
+        failed: list[PartitionFailed] = []
+        # What a first try staged is not read from the source again.
+        for event in _carry_once(plans, plan, todo, settings, run_id, wanted, again=attempt > 0):
+            if isinstance(event, PartitionFailed):
+                failed.append(event)
+            else:
+                yield event
+        retryable = [event for event in failed if event.error.retryable and attempt < settings.retries]
+        yield from (event for event in failed if event not in retryable)
+        if not retryable:
+            return
+        todo = tuple(event.partition for event in retryable)
+        time.sleep(_pause(settings, attempt, [event.error for event in retryable]))
+
+
+def _pause(settings: Settings, attempt: int, errors: list[FerryError]) -> float:
+    asked = [e.retry_after for e in errors if isinstance(e, TransientError) and e.retry_after]
+    return max([settings.retry_seconds * 2**attempt * random.uniform(0.5, 1.5), *asked])  # noqa: S311 - jitter
+
+
+def _carry_once(
+    plans: MigrationPlan,
+    plan: EntityPlan,
+    partitions: tuple[str, ...],
+    settings: Settings,
+    run_id: str,
+    wanted: set[str],
+    *,
+    again: bool,
+) -> Iterator[Event]:
+    channel: queue.Queue[Any] = queue.Queue(maxsize=settings.read_ahead)
+    stopped = threading.Event()
+    reader = threading.Thread(
+        target=_read_all,
+        args=(plans, plan, partitions, settings, wanted, again, channel, stopped),
+        name=f"read {plan.name}",
+        daemon=True,
+    )
+    reader.start()
+    finished: set[str] = set()
+    try:
+        if LOADED in wanted:
+            try:
+                with Loader(plans, plan.name, settings, run_id) as loader:
+                    for event in _load_all(loader, settings, channel):
+                        if isinstance(event, Reconciliation | PartitionFailed):
+                            finished.add(event.partition)
+                        yield event
+            except FerryError as error:
+                for partition in partitions:
+                    if partition not in finished:
+                        yield PartitionFailed(partition, error, LOADED)
+        else:
+            while (item := channel.get()) is not None:
+                if not isinstance(item, _Rows | _Begin | _End):
+                    yield item
+    finally:
+        stopped.set()
+        while reader.is_alive():
+            _drain(channel)
+            reader.join(0.05)
+
+
+@dataclass(frozen=True)
+class _Begin:
+    partition: str
+
+
+@dataclass(frozen=True)
+class _Rows:
+    partition: str
+    stage_id: str
+    part: Part
+    table: pa.Table
+    verdict: PartVerdict
+
+
+@dataclass(frozen=True)
+class _End:
+    partition: str
+    manifest: Manifest
+
+
+def _read_all(
+    plans: MigrationPlan,
+    plan: EntityPlan,
+    partitions: tuple[str, ...],
+    settings: Settings,
+    wanted: set[str],
+    again: bool,
+    channel: "queue.Queue[Any]",
+    stopped: threading.Event,
+) -> None:
+    """The reading thread: extract or read back, judge, hand over. It never raises; it sends what went wrong."""
+
+    def send(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                return channel.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+        raise _StopError
+
+    try:
+        judge = Judge(plan)
+        for partition in partitions:
+            work = _Work(partition, Stage(settings.stage_root, plan.name, partition))
+            try:
+                send(_Begin(partition))
+                if RAW in wanted and not (again and _staged(work)):
+                    _extract(plans, plan, work, settings, judge, wanted, send)
+                else:
+                    _read_back(plan, work, judge, wanted, send)
+            except FerryError as error:
+                send(PartitionFailed(partition, error, RAW))
+            except (OSError, pa.ArrowException) as error:
+                send(PartitionFailed(partition, _storage(error, plan.name, partition), RAW))
+    except _StopError:
+        return
+    except Exception as error:  # noqa: BLE001 - a thread has nobody above it who would hear
+        failure = PermanentError(f"{type(error).__name__}: {error}", where=plan.name)
+        failure.__cause__ = error
+        for partition in partitions:
+            channel.put(PartitionFailed(partition, failure, RAW))
+    if not stopped.is_set():
+        send(None)
+
+
+class _StopError(Exception):
+    """The caller has gone; there is nobody left to read for."""
+
+
+def _staged(work: _Work) -> bool:
+    return work.stage.manifest() is not None
+
+
+def _storage(error: BaseException, name: str, partition: str) -> FerryError:
+    return TransientError(
+        "the staging area cannot be written or read",
+        where=f"{name}, {partition}",
+        why=str(error),
+        next="Check FERRY_STAGE_URI, its space and its owner",
+    )
+
+
+def _extract(
+    plans: MigrationPlan,
+    plan: EntityPlan,
+    work: _Work,
+    settings: Settings,
+    judge: Judge,
+    wanted: set[str],
+    send: Callable[[Any], None],
+) -> None:
+    source = plan.declaration.source
+    with PostgresExtraction(settings.url(source.connection), plans.migration, plan.name, work.partition) as reading:
+        _same_columns(plan, reading.schema, work.partition)
+        facts = _Later(reading.facts)
+        duplicates = None
+        if not reading.table.is_unique(source.key):
+            facts.wait()
+            duplicates = reading.duplicates()
+        for part, table in work.stage.write(
+            reading.batches(), reading.schema, chunk_rows=settings.chunk_rows, chunk_bytes=settings.chunk_bytes
+        ):
+            _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send)
+        manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
+    seconds = time.monotonic() - work.began
+    send(Staged(work.partition, manifest, seconds, work.sample))
+    if VALIDATED in wanted:
+        send(Judged(work.partition, manifest, work.tally, seconds))
+    send(_End(work.partition, manifest))
+
+
+def _read_back(
+    plan: EntityPlan, work: _Work, judge: Judge, wanted: set[str], send: Callable[[Any], None]
+) -> None:
+    manifest = work.stage.manifest()
+    if manifest is None:
+        raise PermanentError(
+            "nothing is staged", where=f"{plan.name}, {work.partition}", next=f"Materialize raw_{plan.name} first"
+        )
+    duplicates = work.stage.duplicates(manifest)
+    for part in manifest.parts:
+        table = work.stage.read(manifest, part)
+        _hand_over(plan, work, manifest.stage_id, part, table, duplicates, judge, wanted, send)
+    if VALIDATED in wanted:
+        send(Judged(work.partition, manifest, work.tally, time.monotonic() - work.began))
+    send(_End(work.partition, manifest))
+
+
+def _hand_over(
+    plan: EntityPlan,
+    work: _Work,
+    stage_id: str,
+    part: Part,
+    table: pa.Table,
+    duplicates: pa.Table | None,
+    judge: Judge,
+    wanted: set[str],
+    send: Callable[[Any], None],
+) -> None:
+    if work.sample is None:
+        work.sample = table.slice(0, 5)
+    if not wanted & {VALIDATED, LOADED}:
+        return send(Progress(plan.name, work.partition, part.rows, RAW))
+    name = f"verdict-{judge.contract.fingerprint()}/{part.file}"
+    kept = work.stage.read_beside(stage_id, name) if VALIDATED not in wanted else None
+    verdict = PartVerdict.from_bytes(kept) if kept else judge.judge(table, duplicates)
+    if VALIDATED in wanted:
+        work.stage.write_beside(stage_id, name, verdict.to_bytes())
+    work.tally.add(verdict)
+    send(_Rows(work.partition, stage_id, part, table, verdict))
+    if LOADED not in wanted:
+        send(Progress(plan.name, work.partition, part.rows, VALIDATED))
+    return None
+
+
+def _same_columns(plan: EntityPlan, schema: pa.Schema, partition: str) -> None:
+    """A source whose columns changed since the plan was made is not guessed at."""
+    if schema.names != plan.schema.names or schema.types != plan.schema.types:
+        raise PermanentError(
+            "the source's columns are not those of the plan",
+            where=f"{plan.name}, {partition}",
+            why=f"planned {', '.join(plan.schema.names)}; found {', '.join(schema.names)}",
+            next="Reload the definitions and look at `ferry plan`",
+        )
+
+
+class _Later:
+    """A call that runs beside the reading and is waited for once."""
+
+    def __init__(self, call: Callable[[], Facts]) -> None:
+        self._result: Facts | BaseException | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+            self._result = error
+
+    def wait(self) -> Facts:
+        self._thread.join()
+        if isinstance(self._result, Facts):
+            return self._result
+        if isinstance(self._result, FerryError):
+            raise self._result
+        raise TransientError("the source broke off while it was counted", why=str(self._result)) from None
+
+
+def _load_all(loader: Loader, settings: Settings, channel: "queue.Queue[Any]") -> Iterator[Event]:
+    """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
+    plan = loader.plan
+    done: dict[str, Manifest] = {}
+    broken: set[str] = set()
+    outcomes, skipped, before, began = Outcomes(), 0, {}, time.monotonic()
+    while (item := channel.get()) is not None:
+        if isinstance(item, PartitionFailed):
+            broken.add(item.partition)
+            yield item
+            continue
+        if item.partition in broken:
+            continue
+        try:
+            match item:
+                case _Begin(partition):
+                    outcomes, skipped, began = Outcomes(), 0, time.monotonic()
+                    loader.unlock()
+                    loader.lock(partition)
+                    before = ledger.chunk_state(loader.connection, plan.name, partition)
+                case _Rows(partition, stage_id, part, table, verdict):
+                    counted, seen = loader.load_part(stage_id, partition, part, table, verdict, before)
+                    outcomes.add(counted)
+                    skipped += seen
+                    yield Progress(plan.name, partition, part.rows, LOADED)
+                case _End(partition, manifest):
+                    loader.finish(manifest, partition)
+                    outcomes.check(f"{plan.name}, {partition}")
+                    done[partition] = manifest
+                    rejections = ledger.rejections(loader.connection, plan.name, (partition,))
+                    seconds = time.monotonic() - began
+                    yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
+                case _:
+                    yield item
+        except FerryError as error:
+            broken.add(item.partition)
+            yield PartitionFailed(item.partition, error, LOADED)
+            if loader.connection.closed or loader.connection.broken:
+                raise
+    loader.unlock()
+    yield from reconcile(loader, settings, done)
+
+
+def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]) -> Iterator[Reconciliation]:
+    """The second hop for some partitions: the digest first, row by row where it cannot tell or does not agree."""
+    found = digest(loader, manifests) or {}
+    judge: Judge | None = None
+    for partition, manifest in manifests.items():
+        result = found.get(partition)
+        if result is None or not result.reconciled:
+            judge = judge or Judge(loader.plan)
+            stage = Stage(settings.stage_root, loader.plan.name, partition)
+            detailed = compare(loader, stage, manifest, judge)
+            if result is not None and detailed.reconciled and not result.reconciled:
+                # The target was altered in rows that the stage no longer has: the digest's count stands.
+                detailed.different = result.different
+            result = detailed
+        yield result
+
+
+def _drain(channel: "queue.Queue[Any]") -> None:
+    try:
+        while True:
+            channel.get_nowait()
+    except queue.Empty:
+        return

@@ -1,0 +1,153 @@
+"""Reconcile: does the target hold what was staged? Compared row by row through the id map, inside the database.
+
+The first hop, source against stage, is made when a stage is sealed (`Stage.seal`). This is the second: stage against
+target. `digest` is the cheap look that every run makes: it compares the hashes that the load computed with hashes of
+what stands in the target now. `compare` sends the staged rows again and names each key and column that differs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+
+from ferry.load import Loader
+from ferry.stage import Manifest, Stage
+from ferry.verdict import Judge
+
+MOST_EXAMPLES = 20
+
+
+@dataclass
+class Difference:
+    """One row that is not as it should be: its old key, the column (empty if the row is missing), both values."""
+
+    key: str
+    column: str
+    expected: Any
+    found: Any
+
+    def __str__(self) -> str:
+        """For people: `key 17: total_amount is 10.00, should be 11.00`."""
+        if not self.column:
+            return f"key {self.key}: {self.found}"
+        return f"key {self.key}: {self.column} is {self.found!r}, should be {self.expected!r}"
+
+
+@dataclass
+class Reconciliation:
+    """The result for one partition: rows that were compared, rows that differ, and the first of them."""
+
+    partition: str
+    compared: int = 0
+    different: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether every row is as it should be."""
+        return self.different == 0
+
+
+def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliation] | None:
+    """Compare stored hashes with the target's rows, partition by partition, in one statement.
+
+    Returns:
+        The result by partition, or None for an entity without a map: it has no row that a hash could stand in.
+    """
+    plan, names = loader.plan, list(partitions)
+    if not plan.has_map:
+        return None
+    on = sql.SQL(" and ").join(
+        sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
+        for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
+    )
+    rows = loader.connection.execute(
+        sql.SQL(
+            "select m.partition, count(*),"
+            " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
+            " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
+            " and m.status <> 'tombstone' group by 1"
+        ).format(
+            key=sql.Identifier(plan.target_key[0]),
+            hash=loader.sql.row_hash("t"),
+            map=loader.sql.map.identifier,
+            target=plan.target.identifier,
+            on=on,
+        ),
+        (names,),
+    )
+    found = {name: Reconciliation(name) for name in names}
+    for name, compared, different in rows:
+        found[name].compared, found[name].different = compared, different
+    return found
+
+
+def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> Reconciliation:
+    """Send the staged rows of a partition again and compare each accepted one with the target, column by column.
+
+    Nothing is written. Rows that wait, or that the target or a reference refused, are left out: the ledger has them.
+    """
+    plan = loader.plan
+    result = Reconciliation(stage.partition)
+    duplicates = stage.duplicates(manifest)
+    for part in manifest.parts:
+        table = stage.read(manifest, part)
+        numbers = np.flatnonzero(judge.judge(table, duplicates).accepted()).astype(np.int64)
+        if not len(numbers):
+            continue
+        with loader.connection.transaction(force_rollback=True):
+            loader.copy(loader.incoming(table, numbers))
+            loader.connection.execute(
+                sql.SQL(
+                    "delete from {} i using (select row_no from ferry.rejected_rows where entity = %(e)s and"
+                    " partition = %(p)s and chunk = %(c)s union all select row_no from ferry.waiting_rows"
+                    " where entity = %(e)s and partition = %(p)s and chunk = %(c)s) x where i.row_no = x.row_no"
+                ).format(loader.sql.incoming),
+                {"e": plan.name, "p": stage.partition, "c": part.number},
+            )
+            _compare_part(loader, result)
+    return result
+
+
+def _compare_part(loader: Loader, result: Reconciliation) -> None:
+    plan = loader.plan
+    columns = list(plan.written)
+    on = sql.SQL(" and ").join(
+        sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}")) for name in plan.target_key
+    )
+    differs = sql.SQL("t.{} is null or {} <> c.hash").format(
+        sql.Identifier(plan.target_key[0]), loader.sql.row_hash("t")
+    )
+    preserved = sql.SQL("c.outcome <> 'preserved'")
+    query = sql.SQL("with c as materialized ({}) select {{}} from c left join {} t on {} where {}").format(
+        loader.sql.resolved(), plan.target.identifier, on, preserved
+    )
+    text = query.as_string(loader.connection)
+    counted = loader.connection.execute(
+        text.format(sql.SQL("count(*), count(*) filter (where {})").format(differs).as_string(loader.connection))  # type: ignore[arg-type]
+    ).fetchone()
+    assert counted is not None
+    result.compared += counted[0]
+    result.different += counted[1]
+    if not counted[1] or len(result.differences) >= MOST_EXAMPLES:
+        return
+    key = sql.SQL("concat_ws(', ', {})").format(
+        sql.SQL(", ").join(sql.Identifier("c", f"k{n}") for n in range(len(plan.source_key)))
+    )
+    present = sql.SQL("t.{} is not null").format(sql.Identifier(plan.target_key[0]))
+    pairs = sql.SQL(", ").join(
+        sql.SQL("{}::text, {}::text").format(sql.Identifier("c", f"c_{name}"), sql.Identifier("t", name))
+        for name in columns
+    )
+    listed = sql.SQL("{}, {}, array[{}]").format(key, present, pairs).as_string(loader.connection)
+    tail = sql.SQL(" and ({}) limit {}").format(differs, sql.Literal(MOST_EXAMPLES)).as_string(loader.connection)
+    for shown, there, values in loader.connection.execute(text.format(listed) + tail):  # type: ignore[arg-type]
+        if not there:
+            result.differences.append(Difference(shown, "", "the row", "it is not in the target"))
+            continue
+        for position, name in enumerate(columns):
+            expected, found = values[2 * position], values[2 * position + 1]
+            if expected != found:
+                result.differences.append(Difference(shown, name, expected, found))

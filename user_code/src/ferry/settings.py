@@ -1,0 +1,84 @@
+"""Settings: one class, read from the environment, each error naming the variable and the fix."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ferry.errors import DeclarationError
+
+PREFIX = "FERRY_"
+
+
+class Settings(BaseSettings):
+    """Everything that differs between one place where Ferry runs and another.
+
+    Each field is the environment variable of the same name in capitals, with the prefix ``FERRY_``. A connection
+    is one variable more: ``FERRY_CONNECTIONS__LEGACY=postgresql://user:password@host/database``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", hide_input_in_errors=True
+    )
+
+    connections: dict[str, SecretStr] = Field(
+        default_factory=dict, description="URL of each connection that a declaration names"
+    )
+    stage_uri: str = Field(
+        default="out/stage", description="where staged Parquet lies: a path, or a URI such as s3://bucket/prefix"
+    )
+    chunk_rows: int = Field(
+        default=65_536, ge=1, le=10_000_000, description="rows of one staged part, loaded in one transaction"
+    )
+    chunk_bytes: int = Field(
+        default=16 * 2**20, ge=1024, description="bytes (in memory) at which a part is closed early"
+    )
+    read_ahead: int = Field(
+        default=2, ge=1, le=64, description="parts that may be extracted before they are loaded"
+    )
+    lock_timeout_seconds: float = Field(
+        default=30, gt=0, description="how long a load waits for a lock that somebody else holds"
+    )
+    retries: int = Field(default=4, ge=0, le=100, description="how often a transient error is tried again")
+    retry_seconds: float = Field(
+        default=0.5, ge=0, description="the first pause before a retry; it doubles, with jitter"
+    )
+
+    def url(self, connection: str) -> str:
+        """The URL of a connection, or a `DeclarationError` that names the variable to set."""
+        secret = self.connections.get(connection.lower())
+        if secret is None:
+            known = ", ".join(sorted(self.connections)) or "none"
+            raise DeclarationError(
+                f"connection {connection!r} has no URL",
+                where="settings",
+                why=f"{PREFIX}CONNECTIONS__{connection.upper()} is not set; connections that are set: {known}",
+                next=f"Set {PREFIX}CONNECTIONS__{connection.upper()}=postgresql://user:password@host:5432/database",
+            )
+        return secret.get_secret_value()
+
+    @property
+    def stage_root(self) -> str:
+        """`stage_uri`, a relative path made absolute so that every process means the same folder."""
+        return self.stage_uri if "://" in self.stage_uri else str(Path(self.stage_uri).absolute())
+
+
+def read_settings() -> Settings:
+    """Read the environment; an unreadable value becomes a `DeclarationError` that names its variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
+        raise DeclarationError(
+            f"{name} cannot be used: {first['msg']}",
+            where="environment",
+            next=f"Correct or unset {name}; docs/settings.md lists every setting",
+        ) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings()

@@ -1,0 +1,190 @@
+"""Settle: load the children whose parents have come, and decide about those whose parents never will.
+
+A row whose parent has no new key yet waits in `ferry.waiting_rows`. `settle` loads what can be loaded at any time;
+only when every partition of all parents is complete by the ledger is `on_missing` applied to the rest.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from ferry import ledger
+from ferry.errors import PermanentError
+from ferry.load import Loader
+from ferry.partition import scheme_of
+from ferry.plan import WAIT, MigrationPlan, waits_for
+from ferry.settings import Settings
+
+
+@dataclass
+class Settled:
+    """What settling did to one entity: rows loaded, set to NULL, rejected by reason, and rows that still wait."""
+
+    entity: str
+    linked: int = 0
+    loaded: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    waits_for: tuple[str, ...] = ()
+
+
+def settle(plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()) -> list[Settled]:
+    """Settle the entities in plan order, so that a parent's end is known before its children are judged."""
+    return [
+        settle_entity(plans, name, settings, run_id)
+        for name in plans.order
+        if not only or name in only
+    ]
+
+
+def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:
+    """Settle one entity; nothing happens to rows whose parents are not complete."""
+    result = Settled(name)
+    with Loader(plans, name, settings, run_id) as loader:
+        loader.lock(None)
+        _revive(loader)
+        result.linked = loader.link()
+        result.loaded += _load_waiting(loader, frozenset())
+        incomplete = tuple(parent for parent in waits_for(loader.plan) if _missing_partitions(loader, parent))
+        if incomplete:
+            result.waits_for = incomplete
+        else:
+            as_null = frozenset(
+                position
+                for position, edge in enumerate(loader.plan.edges)
+                if edge.reference.on_missing == "set_null"
+            )
+            if as_null:
+                result.loaded += _load_waiting(loader, as_null)
+            result.rejected = _reject_rest(loader)
+        row = loader.connection.execute(
+            "select count(*) from ferry.waiting_rows where entity = %s", (name,)
+        ).fetchone()
+        result.waiting = row[0] if row else 0
+    return result
+
+
+def _missing_partitions(loader: Loader, parent: str) -> set[str]:
+    wanted = set(scheme_of(loader.plans.migration, parent).keys)
+    return wanted - ledger.complete_partitions(loader.connection, parent)
+
+
+def _load_waiting(loader: Loader, as_null: frozenset[int]) -> int:
+    """Load whatever of the waiting rows can be loaded now, a partition a transaction, and move the ledger along."""
+    name = loader.plan.name
+    partitions = [
+        row[0]
+        for row in loader.connection.execute(
+            "select distinct partition from ferry.waiting_rows where entity = %s order by 1", (name,)
+        )
+    ]
+    loaded = 0
+    for partition in partitions:
+        with loader.connection.transaction():
+            loader.connection.execute(loader.sql.refill(), (name, partition))
+            row = loader.run(partition, -1, known=True, settling=True, as_null=as_null)
+            for moved in row[9]:
+                loaded += moved["n"]
+                _move(loader, partition, moved)
+    return loaded
+
+
+def _move(loader: Loader, partition: str, moved: dict[str, Any]) -> None:
+    """Move `n` rows of a chunk from `waiting` to the outcome they met; the ledger's own constraint checks the sum."""
+    column = {"insert": "inserted", "known": "unchanged", "preserved": "preserved"}[moved["outcome"]]
+    loader.connection.execute(
+        sql.SQL(
+            "update ferry.ledger set waiting = waiting - %(n)s, {0} = {0} + %(n)s,"
+            " row_hash = row_hash + coalesce(%(hash)s::numeric, 0)"
+            " where entity = %(entity)s and partition = %(partition)s and chunk = %(chunk)s"
+        ).format(sql.Identifier(column)),
+        {**moved, "entity": loader.plan.name, "partition": partition},
+    )
+
+
+def _reject_rest(loader: Loader) -> dict[str, int]:
+    """Apply `on_missing` to what still waits: reject it as `parent_rejected` or `missing_parent`, or fail."""
+    plan = loader.plan
+    for edge in plan.edges:
+        if edge.reference.on_missing == "fail" and edge.strategy == WAIT:
+            row = loader.connection.execute(
+                "select count(*), min(key::text) from ferry.waiting_rows"
+                " where entity = %s and exists (select from unnest(missing) m where m like %s)",
+                (plan.name, edge.parent + " %"),
+            ).fetchone()
+            if row and row[0]:
+                raise PermanentError(
+                    f"{row[0]} rows refer to {edge.parent} that do not exist",
+                    where=plan.name,
+                    why=f"`on_missing: fail` is declared; the first has the key {row[1]}",
+                    next="Repair the source and load the parents again, or declare another `on_missing`",
+                )
+    rejected_parent = sql.SQL(" or ").join(
+        sql.SQL(
+            "exists (select from ferry.rejected_rows x where x.entity = {parent} and"
+            " {missing} = any(w.missing) and x.key = array[{key}])"
+        ).format(
+            parent=sql.Literal(edge.parent),
+            missing=sql.SQL("{} || array_to_string(x.key, ', ')").format(sql.Literal(f"{edge.parent} ")),
+            key=sql.SQL(", ").join(sql.SQL("w.row->>{}").format(sql.Literal(name)) for name in edge.source_columns),
+        )
+        for edge in plan.edges
+        if edge.strategy == WAIT
+    )
+    if not rejected_parent.as_string(None):
+        return {}
+    with loader.connection.transaction():
+        rows = loader.connection.execute(
+            sql.SQL(
+                "with gone as (delete from ferry.waiting_rows w where w.entity = %(entity)s returning w.*,"
+                " case when {} then 'parent_rejected' else 'missing_parent' end as reason),"
+                " kept as (insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors,"
+                " row, run_id) select entity, partition, chunk, row_no, key, reason, (select jsonb_agg("
+                " jsonb_build_object('column', '', 'rule', reason, 'value', m, 'message',"
+                " case when reason = 'parent_rejected' then m || ' was rejected' else m || ' does not exist' end))"
+                " from unnest(missing) m), row, %(run)s from gone),"
+                " counted as (select partition, chunk, count(*) n from gone group by 1, 2),"
+                " moved as (update ferry.ledger l set waiting = waiting - n, rejected = rejected + n from counted c"
+                " where l.entity = %(entity)s and l.partition = c.partition and l.chunk = c.chunk)"
+                " select reason, count(*) from gone group by 1"
+            ).format(rejected_parent),
+            {"entity": plan.name, "run": loader.run_id},
+        ).fetchall()
+    return dict(rows)
+
+
+def _revive(loader: Loader) -> int:
+    """Let rows wait again that were rejected for their parent, if that parent has a key now."""
+    plan = loader.plan
+    waits = [edge for edge in plan.edges if edge.strategy == WAIT]
+    if not waits:
+        return 0
+    resolved = sql.SQL(" and ").join(
+        sql.SQL("({null} or exists (select from {map} p where p.status <> 'tombstone' and {on}))").format(
+            null=sql.SQL(" or ").join(
+                sql.SQL("r.row->>{} is null").format(sql.Literal(name)) for name in edge.source_columns
+            ),
+            map=sql.Identifier("ferry", f"id_map_{edge.parent}"),
+            on=sql.SQL(" and ").join(
+                sql.SQL("p.{}::text = r.row->>{}").format(sql.Identifier(f"old_{key}"), sql.Literal(name))
+                for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
+            ),
+        )
+        for edge in waits
+    )
+    with loader.connection.transaction():
+        row = loader.connection.execute(
+            sql.SQL(
+                "with back as (delete from ferry.rejected_rows r where r.entity = %(entity)s and"
+                " r.reason in ('missing_parent', 'parent_rejected') and {} returning r.*),"
+                " waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row, run_id)"
+                " select entity, partition, chunk, row_no, key, '{{}}', row, %(run)s from back),"
+                " counted as (select partition, chunk, count(*) n from back group by 1, 2),"
+                " moved as (update ferry.ledger l set waiting = waiting + n, rejected = rejected - n from counted c"
+                " where l.entity = %(entity)s and l.partition = c.partition and l.chunk = c.chunk)"
+                " select count(*) from back"
+            ).format(resolved),
+            {"entity": plan.name, "run": loader.run_id},
+        ).fetchone()
+    return row[0] if row else 0

@@ -1,0 +1,43 @@
+"""What a source says of its own rows, so that what arrived can be held against it."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Row count of one partition and, for each column that can be summed, the exact sum as text (None: no value).
+
+    A PostgreSQL source takes them in the snapshot in which the rows are read. A source that cannot sum leaves
+    `sums` empty.
+    """
+
+    rows: int
+    sums: dict[str, str | None]
+
+
+def canonical_number(value: Any) -> str:
+    """A number as text without trailing zeros, so that sums of two systems can be compared as text."""
+    number = Decimal(str(value))
+    if not number.is_finite():
+        return str(number)
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def summable(type_: pa.DataType) -> bool:
+    """Whether a column of this Arrow type is summed."""
+    return pa.types.is_integer(type_) or pa.types.is_decimal(type_)
+
+
+def exact_sum(column: pa.ChunkedArray) -> int | Decimal | None:
+    """The sum of a column as a Python number that cannot overflow; None if it holds no value."""
+    if pa.types.is_integer(column.type):
+        bounds = pc.min_max(column).as_py()
+        if bounds["min"] is not None and max(abs(bounds["min"]), abs(bounds["max"])) * len(column) >= 2**62:
+            return sum(value for value in column.to_pylist() if value is not None)
+    return pc.sum(column).as_py()

@@ -1,0 +1,338 @@
+"""PostgreSQL as a source: one consistent snapshot per extraction, read as Arrow through ADBC.
+
+The driver reads `COPY … (FORMAT binary)` in C and hands over record batches bounded in bytes. Types that Arrow has
+no exact counterpart for travel as PostgreSQL's own text, so that nothing is rounded on the way.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, LiteralString
+
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import sql
+
+from ferry.catalogue import Column, Table, connect, describe
+from ferry.declaration import Migration, Reference
+from ferry.errors import PermanentError, TransientError
+from ferry.partition import Scheme, Window, scheme_of, through_path
+from ferry.sources.facts import Facts, canonical_number
+
+NATIVE: dict[str, pa.DataType] = {
+    "int2": pa.int16(),
+    "int4": pa.int32(),
+    "int8": pa.int64(),
+    "float4": pa.float32(),
+    "float8": pa.float64(),
+    "bool": pa.bool_(),
+    "text": pa.string(),
+    "varchar": pa.string(),
+    "bpchar": pa.string(),
+    "bytea": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+}
+# Decimal128 holds 38 digits; a wider or undeclared numeric travels as text, digit for digit.
+MOST_DIGITS = 38
+SUMMABLE = ("int2", "int4", "int8", "numeric")
+BATCH_BYTES = 8 * 2**20
+
+
+def arrow_field(column: Column) -> pa.Field:
+    """How a column travels: its Arrow type, and PostgreSQL's own type in the metadata under `pg_type`."""
+    if column.base_type == "numeric" and column.precision and column.precision <= MOST_DIGITS:
+        scale = column.scale or 0
+        arrow = pa.decimal128(column.precision, scale) if 0 <= scale <= column.precision else pa.string()
+    else:
+        arrow = NATIVE.get(column.base_type, pa.string())
+    return pa.field(column.name, arrow, metadata={"pg_type": column.type})
+
+
+class PostgresExtraction:
+    """One partition of one table in one snapshot.
+
+    Use as a context manager. The reading connection, the counting connection and the search for repeated keys all
+    see the same snapshot.
+    """
+
+    def __init__(self, url: str, migration: Migration, name: str, key: str, scheme: Scheme | None = None) -> None:
+        """Args: the URL, all entities, the entity and its partition."""
+        self._url, self._migration, self._name = url, migration, name
+        self._entity = migration[name].declaration
+        self._where = f"{name}, {key}"
+        self._scheme = scheme or scheme_of(migration, name)
+        self._window = self._scheme.window(key, name)
+
+    def __enter__(self) -> "PostgresExtraction":
+        """Open the snapshot."""
+        self._control = connect(self._url, self._entity.source.connection)
+        self._control.execute("begin isolation level repeatable read, read only")
+        # Two scans that start at different blocks, or workers that race, would give the same rows in another order.
+        self._control.execute("set local synchronize_seqscans = off")
+        row = self._control.execute("select pg_export_snapshot(), now()").fetchone()
+        assert row is not None
+        self._snapshot: str = row[0]
+        self.taken_at: str = row[1].isoformat()
+        self.table: Table = describe(self._control, self._entity.source.table, self._where)
+        self.schema = pa.schema([arrow_field(column) for column in self.table.columns.values()])
+        self._from = _relation(self._migration, self._name, self._control)
+        self._condition = condition(self._entity.source.where, self._scheme, self._window)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the snapshot go."""
+        self._control.close()
+
+    def facts(self) -> Facts:
+        """Count and sum this partition's rows in the source itself."""
+        columns = [c for c in self.table.columns.values() if c.base_type in SUMMABLE]
+        query = sql.SQL("select count(*){} from {} where {}").format(
+            sql.SQL("").join(sql.SQL(", sum(t.{})::text").format(sql.Identifier(c.name)) for c in columns),
+            self._from,
+            self._condition,
+        )
+        row = self._control.execute(query).fetchone()
+        assert row is not None
+        sums = {c.name: _canonical(total) for c, total in zip(columns, row[1:], strict=True)}
+        return Facts(row[0], sums)
+
+    def duplicates(self) -> pa.Table | None:
+        """Keys of this partition that occur more than once anywhere in the table, or None when it cannot happen.
+
+        Returns:
+            The key columns, and `latest` (the newest `updated_at`, and None on a tie) with `keep_latest`.
+        """
+        key = self._entity.source.key
+        if self.table.is_unique(key):
+            return None
+        names = sql.SQL(", ").join(sql.Identifier("t", column) for column in key)
+        where = sql.SQL(self._entity.source.where or "true")  # type: ignore[arg-type]
+        latest = sql.SQL("")
+        if self._entity.duplicates == "keep_latest" and self._entity.source.updated_at:
+            column = sql.Identifier("t", self._entity.source.updated_at)
+            latest = sql.SQL(
+                ", case when count(*) filter (where {c} is null) = 0 and"
+                " (array_agg({c} order by {c} desc))[1] <> (array_agg({c} order by {c} desc))[2]"
+                " then max({c}) end as latest"
+            ).format(c=column)
+        narrowed = sql.SQL("")
+        if len(self._scheme.windows) > 1:
+            narrowed = sql.SQL(" and ({}) in (select {} from {} where {})").format(
+                names, names, self._from, self._condition
+            )
+        query = sql.SQL("select {}{} from {} t where ({}){} group by {} having count(*) > 1").format(
+            names, latest, self.table.identifier, where, narrowed, names
+        )
+        return self._read(query)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read the rows, ordered by key, in batches of about 8 MiB with the types of `schema`."""
+        select = sql.SQL(", ").join(
+            sql.SQL("t.{}").format(sql.Identifier(c.name))
+            if c.base_type in NATIVE or pa.types.is_decimal(self.schema.field(c.name).type)
+            else sql.SQL("t.{0}::text as {0}").format(sql.Identifier(c.name))
+            for c in self.table.columns.values()
+        )
+        order = sql.SQL(", ").join(sql.Identifier("t", column) for column in self._entity.source.key)
+        query = sql.SQL("select {} from {} where {} order by {}").format(
+            select, self._from, self._condition, order
+        )
+        for batch in self._stream(query):
+            yield conform(batch, self.schema, self._where)
+
+    def _read(self, query: sql.Composed) -> pa.Table:
+        batches = list(self._stream(query))
+        table = pa.Table.from_batches(batches[1:] if len(batches) > 1 else batches)
+        fields = [
+            self.schema.field(name if name in self.schema.names else str(self._entity.source.updated_at))
+            for name in table.column_names
+        ]
+        wanted = pa.schema([f.with_name(n) for f, n in zip(fields, table.column_names, strict=True)])
+        return pa.Table.from_batches(
+            [conform(batch, wanted, self._where) for batch in table.to_batches()], schema=wanted
+        )
+
+    def _stream(self, query: sql.Composed) -> Iterator[pa.RecordBatch]:
+        """The result of a query in this snapshot; the first batch is empty and carries the schema."""
+        text = query.as_string(self._control)
+        try:
+            with adbc.connect(self._url) as reader, reader.cursor() as cursor:
+                cursor.execute("set transaction isolation level repeatable read, read only")
+                cursor.execute(f"set transaction snapshot '{self._snapshot}'")
+                cursor.execute("set local synchronize_seqscans = off")
+                cursor.execute("set local max_parallel_workers_per_gather = 0")
+                cursor.adbc_statement.set_options(
+                    **{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
+                )
+                cursor.execute(text)
+                stream = cursor.fetch_record_batch()
+                yield stream.schema.empty_table().to_batches()[0] if stream.schema.empty_table().to_batches() else (
+                    pa.RecordBatch.from_pylist([], schema=stream.schema)
+                )
+                yield from stream
+        except adbc.OperationalError as error:
+            raise TransientError(
+                "the source broke off while it was read",
+                where=self._where,
+                why=_first_line(error),
+                next="Run it again; the partition is read anew as a whole",
+            ) from None
+        except adbc.Error as error:
+            raise PermanentError("the source refused the query", where=self._where, why=_first_line(error)) from None
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
+    """Give the driver's columns the declared Arrow types; only representations change, never values."""
+    columns = []
+    for column, field in zip(batch.columns, schema, strict=True):
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        if column.type != field.type:
+            try:
+                column = pc.cast(column, field.type, safe=True)
+            except pa.ArrowInvalid as error:
+                raise PermanentError(
+                    f"column {field.name!r} holds a value that its type cannot carry",
+                    where=where,
+                    why=str(error).splitlines()[0],
+                    next="Exclude the value with `source.where`, or read the column as text through a view",
+                ) from None
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def condition(where: str | None, scheme: Scheme, window: Window) -> sql.Composable:
+    """The SQL condition of one partition over `t` (and `cut`, when it is cut through a parent)."""
+    parts: list[sql.Composable] = [sql.SQL("({})").format(sql.SQL(where))] if where else []  # type: ignore[arg-type]
+    if scheme.by is not None:
+        cut = sql.Identifier("cut", "cut")
+        bounds: list[sql.Composable] = []
+        if window.value is not None:
+            bounds.append(sql.SQL("{}::text = {}").format(cut, sql.Literal(window.value)))
+            if window.or_null:
+                others = sql.Literal([other.value for other in scheme.windows])
+                bounds[0] = sql.SQL("({} or {}::text <> all({}))").format(bounds[0], cut, others)
+        if window.low is not None:
+            bounds.append(sql.SQL("{} >= {}").format(cut, sql.Literal(window.low)))
+        if window.high is not None:
+            bounds.append(sql.SQL("{} < {}").format(cut, sql.Literal(window.high)))
+        inside = sql.SQL(" and ").join(bounds) if bounds else sql.SQL("true")
+        if window.or_null:
+            inside = sql.SQL("({} or {} is null)").format(inside, cut)
+        parts.append(inside)
+    return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
+
+
+def fingerprints(url: str, migration: Migration, name: str) -> dict[str, tuple[int, str]]:
+    """Row count and an order-independent hash of every partition, computed by the source in one scan.
+
+    Returns:
+        Partition key → (rows, hash). The hash is the sum of PostgreSQL's 64-bit record hashes; columns whose type
+        has no hash function go in as text.
+    """
+    entity = migration[name].declaration
+    scheme = scheme_of(migration, name)
+    with connect(url, entity.source.connection) as connection:
+        table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
+        row = sql.SQL(", ").join(
+            sql.SQL("t.{}" if c.base_type in (*NATIVE, "numeric", "uuid", "jsonb") else "t.{}::text").format(
+                sql.Identifier(c.name)
+            )
+            for c in table.columns.values()
+        )
+        where = sql.SQL(entity.source.where or "true")  # type: ignore[arg-type]
+        bucket: sql.Composable = sql.SQL("0")
+        if scheme.by is not None:
+            cases = [
+                sql.SQL("when {} then {}").format(condition(None, scheme, window), sql.Literal(position))
+                for position, window in enumerate(scheme.windows)
+            ]
+            bucket = sql.SQL("case {} end").format(sql.SQL(" ").join(cases))
+            if all(w.value is None for w in scheme.windows) and len(scheme.windows) > 1:
+                lows = [window.low for window in scheme.windows[1:]]
+                bucket = sql.SQL("coalesce(width_bucket(cut.cut::{}, {}), 0)").format(
+                    sql.SQL(_bound_type(lows[0])),
+                    sql.SQL("{}::{}[]").format(sql.Literal(lows), sql.SQL(_bound_type(lows[0]))),
+                )
+        query = sql.SQL(
+            "select {} as bucket, count(*), coalesce(sum(hash_record_extended(row({}), 0)), 0)::text"
+            " from {} where {} group by 1"
+        ).format(bucket, row, _relation(migration, name, connection), where)
+        found = {position: (rows, total) for position, rows, total in connection.execute(query)}
+    return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
+
+
+def high_water_mark(url: str, migration: Migration, name: str) -> str | None:
+    """The newest `updated_at` of the whole source table as text, or None if nothing is there or declared."""
+    source = migration[name].declaration.source
+    if source.updated_at is None:
+        return None
+    with connect(url, source.connection) as connection:
+        table = describe(connection, source.table, f"{migration[name].path}: source.table")
+        row = connection.execute(
+            sql.SQL("select max({})::text from {}").format(sql.Identifier(source.updated_at), table.identifier)
+        ).fetchone()
+    return row[0] if row else None
+
+
+def _bound_type(low: Any) -> LiteralString:
+    return "bigint" if isinstance(low, int) else "timestamp"
+
+
+def _relation(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
+    """`table t`, with a lateral or joined `cut` that carries the value of the partition column."""
+    entity = migration[name].declaration
+    table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
+    partition = entity.partition
+    if partition is None:
+        return sql.SQL("{} t").format(table.identifier)
+    if partition.by is not None:
+        # Not a join: a name for the column, which the planner sees through.
+        return sql.SQL("{} t cross join lateral (select t.{} as cut) cut").format(
+            table.identifier, sql.Identifier(partition.by)
+        )
+    path = through_path(migration, name)
+    reference = _reference(migration, name, path[1])
+    return sql.SQL("{} t left join {} cut on {}").format(
+        table.identifier, _cut(migration, path[1], connection), _joined("t", "cut", reference.column)
+    )
+
+
+def _cut(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
+    """A subquery (k0, k1, …, cut) that gives each key of a parent its partition value once."""
+    entity = migration[name].declaration
+    table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
+    keys = sql.SQL(", ").join(
+        sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"k{position}"))
+        for position, column in enumerate(entity.source.key)
+    )
+    relation = _relation(migration, name, connection)
+    if table.is_unique(entity.source.key):
+        return sql.SQL("(select {}, cut.cut from {})").format(keys, relation)
+    grouped = sql.SQL(", ").join(sql.Identifier("t", column) for column in entity.source.key)
+    return sql.SQL("(select {}, min(cut.cut) as cut from {} group by {})").format(keys, relation, grouped)
+
+
+def _reference(migration: Migration, child: str, parent: str) -> Reference:
+    return next(ref for ref in migration[child].declaration.references if ref.to == parent)
+
+
+def _joined(child: str, parent: str, columns: Sequence[str]) -> sql.Composable:
+    return sql.SQL(" and ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(child, column), sql.Identifier(parent, f"k{position}"))
+        for position, column in enumerate(columns)
+    )
+
+
+def _canonical(total: str | None) -> str | None:
+    return None if total is None else canonical_number(total)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+

@@ -1,0 +1,245 @@
+"""Staged Parquet: what was read from the source, whole and unchanged, so that no retry goes back for it.
+
+    <stage_root>/<entity>/<partition>/
+        manifest.json                   the current stage of this partition
+        <stage_id>/part-00000.parquet   written under a temporary name, renamed when whole
+        <stage_id>/verdict-<contract>/part-00000.parquet
+
+The manifest is written last and replaced in one step: whoever reads sees a whole stage or the one before it.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from ferry.errors import PermanentError, PromiseBroken
+from ferry.sources.facts import Facts, canonical_number, exact_sum, summable
+
+MANIFEST = "manifest.json"
+DUPLICATES = "duplicates.parquet"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One staged part, which is loaded as one chunk: its number, file, rows, bytes and content hash."""
+
+    number: int
+    file: str
+    rows: int
+    bytes: int
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage holds; `content_hash` covers every part and the list of repeated keys."""
+
+    entity: str
+    partition: str
+    stage_id: str
+    taken_at: str
+    content_hash: str
+    rows: int
+    bytes: int
+    columns: dict[str, str]
+    sums: dict[str, str | None]
+    parts: tuple[Part, ...] = field(default=())
+    duplicate_keys: int = 0
+
+
+class Stage:
+    """The staging area of one partition of one entity."""
+
+    def __init__(self, root: str, entity: str, partition: str) -> None:
+        """Args: the storage URI or folder, the entity's and the partition's name."""
+        self.entity, self.partition = entity, partition
+        self.folder = UPath(root) / entity / partition.replace("/", "_")
+        self.where = f"{entity}, {partition}"
+
+    def manifest(self) -> Manifest | None:
+        """The current manifest, or None when this partition was never staged."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
+        return Manifest(**{**found, "parts": tuple(Part(**part) for part in found["parts"])})
+
+    def write(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        schema: pa.Schema,
+        *,
+        chunk_rows: int,
+        chunk_bytes: int,
+    ) -> Iterator[tuple[Part, pa.Table]]:
+        """Write parts as rows arrive; each is given out, with its rows in memory, as soon as it is whole.
+
+        Call `seal` afterwards; without it the stage never becomes current.
+        """
+        self._stage_id = uuid.uuid4().hex
+        self._parts: list[Part] = []
+        self._totals: dict[str, Decimal | int | None] = {f.name: None for f in schema if summable(f.type)}
+        self._schema = schema
+        for table in _cut(batches, schema, chunk_rows, chunk_bytes):
+            part = self._write_part(table)
+            self._parts.append(part)
+            yield part, table
+
+    def seal(self, facts: Facts, duplicates: pa.Table | None, taken_at: str) -> Manifest:
+        """Make the stage that was just written the current one, once it agrees with what the source counted.
+
+        Raises:
+            PromiseBroken: rows or sums differ from the source's own, taken in the same snapshot.
+        """
+        rows = sum(part.rows for part in self._parts)
+        sums = {name: None if total is None else canonical_number(total) for name, total in self._totals.items()}
+        wrong = [
+            f"sum({name}) is {facts.sums[name]} there and {sums[name]} here"
+            for name in sums
+            if name in facts.sums and facts.sums[name] != sums[name]
+        ]
+        if rows != facts.rows:
+            wrong.insert(0, f"{facts.rows} rows there and {rows} here")
+        if wrong:
+            raise PromiseBroken(
+                "what was read is not what the source holds",
+                where=self.where,
+                why="; ".join(wrong[:3]),
+                next="Nothing was loaded from it; run it again, and check the source's driver if it comes back",
+            )
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._parts:
+            digest.update(part.content_hash.encode())
+        if duplicates is not None and duplicates.num_rows:
+            body = _parquet(duplicates)
+            digest.update(hashlib.blake2b(body).digest())
+            self._put(self._path(DUPLICATES), body)
+        manifest = Manifest(
+            entity=self.entity,
+            partition=self.partition,
+            stage_id=self._stage_id,
+            taken_at=taken_at,
+            content_hash=digest.hexdigest(),
+            rows=rows,
+            bytes=sum(part.bytes for part in self._parts),
+            columns={f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode() for f in self._schema},
+            sums=sums,
+            parts=tuple(self._parts),
+            duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
+        )
+        before = self.manifest()
+        self._put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        if before is not None:
+            self._forget(before.stage_id)
+        return manifest
+
+    def read(self, manifest: Manifest, part: Part) -> pa.Table:
+        """The rows of a part, after its bytes were compared with the hash in the manifest."""
+        path = self.folder / manifest.stage_id / part.file
+        try:
+            body = path.read_bytes()
+        except FileNotFoundError:
+            raise PermanentError(
+                "a staged part is gone", where=f"{self.where}, {part.file}", next="Materialize raw again to stage it anew"
+            ) from None
+        if hashlib.blake2b(body, digest_size=16).hexdigest() != part.content_hash:
+            raise PermanentError(
+                "a staged part is not what was written",
+                where=f"{self.where}, {part.file}",
+                why="its content hash differs from the manifest's",
+                next="Materialize raw again to stage it anew",
+            )
+        return pq.read_table(pa.BufferReader(body))
+
+    def duplicates(self, manifest: Manifest) -> pa.Table | None:
+        """The keys that occur more than once in the source, as staged; None if there are none."""
+        if not manifest.duplicate_keys:
+            return None
+        body = (self.folder / manifest.stage_id / DUPLICATES).read_bytes()
+        return pq.read_table(pa.BufferReader(body))
+
+    def write_beside(self, stage_id: str, name: str, body: bytes) -> None:
+        """Write a file beside the parts of a stage (a verdict)."""
+        self._put(self.folder / stage_id / name, body)
+
+    def read_beside(self, stage_id: str, name: str) -> bytes | None:
+        """Read what `write_beside` wrote, or None."""
+        path = self.folder / stage_id / name
+        return path.read_bytes() if path.exists() else None
+
+    @property
+    def stage_id(self) -> str:
+        """The id of the stage that is being written."""
+        return self._stage_id
+
+    def _write_part(self, table: pa.Table) -> Part:
+        for name in self._totals:
+            total = exact_sum(table.column(name))
+            if total is not None:
+                before = self._totals[name]
+                self._totals[name] = total if before is None else before + total
+        number = len(self._parts)
+        file = f"part-{number:05d}.parquet"
+        body = _parquet(table)
+        self._put(self._path(file), body)
+        return Part(number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest())
+
+    def _path(self, file: str) -> UPath:
+        return self.folder / self._stage_id / file
+
+    def _put(self, path: UPath, body: bytes) -> None:
+        """Write a file so that its name never shows half of it. An object store's PUT is whole by itself."""
+        if path.protocol in ("", "file"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            temporary.write_bytes(body)
+            temporary.rename(path)
+        else:
+            path.write_bytes(body)
+
+    def _forget(self, stage_id: str) -> None:
+        """Remove the files of a stage that is no longer current; one that somebody else is writing stays."""
+        folder = self.folder / stage_id
+        if not folder.exists():
+            return
+        for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
+    return sink.getvalue().to_pybytes()
+
+
+def _cut(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int
+) -> Iterator[pa.Table]:
+    """Regroup batches into tables of exactly `rows` rows, or fewer where `size` bytes are reached first.
+
+    Cutting by count makes the parts of an unchanged source the same each time, whatever the driver's batches are.
+    """
+    held: list[pa.RecordBatch] = []
+    count = total = 0
+    for batch in batches:
+        while batch.num_rows:
+            room = rows - count
+            width = max(1, batch.nbytes // batch.num_rows)
+            take = min(batch.num_rows, room, max(1, (size - total) // width + 1))
+            held.append(batch.slice(0, take))
+            count, total = count + take, total + take * width
+            batch = batch.slice(take)
+            if count >= rows or total >= size:
+                yield pa.Table.from_batches(held, schema).combine_chunks()
+                held, count, total = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held, schema).combine_chunks()
+

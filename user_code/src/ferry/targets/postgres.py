@@ -1,0 +1,520 @@
+"""The set-based SQL of a load into PostgreSQL: one statement sorts a chunk's rows by outcome and writes them all.
+
+Rows arrive by `COPY` in a temporary table that has the source's columns. The statement resolves references by
+joining the maps, gives new rows their key, writes map, target, waiting rows and deferred references, and returns the
+counts and the two hashes (of what was to be written, of what the target says it holds) that the accounting and the
+hash check compare before the commit.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+from psycopg import sql
+
+from ferry.catalogue import Column
+from ferry.id_map import MapTable, deferred_table, map_table
+from ferry.plan import NULL_THEN_UPDATE, WAIT, EdgePlan, EntityPlan
+from ferry.targets.types import wire_type
+
+HASHED = (
+    "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "bpchar", "bool", "date", "timestamp",
+    "timestamptz", "time", "uuid", "bytea", "jsonb", "inet", "cidr", "interval",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadSql:
+    """The statements of one entity. `known` tells whether rows of the chunk may have been loaded before."""
+
+    plan: EntityPlan
+
+    @property
+    def incoming(self) -> sql.Identifier:
+        """The temporary table that rows are copied into."""
+        return sql.Identifier("pg_temp", f"incoming_{self.plan.name}"[:63])
+
+    @cached_property
+    def fields(self) -> tuple[pa.Field, ...]:
+        """The source's columns that a load needs, in the order in which they are copied."""
+        plan = self.plan
+        needed = {*plan.source_key, *(c.source for c in plan.columns)}
+        needed |= {name for edge in plan.edges for name in edge.source_columns}
+        needed |= set(plan.declaration.match.on) if plan.declaration.match else set()
+        return tuple(field for field in plan.schema if field.name in needed)
+
+    @cached_property
+    def map(self) -> MapTable:
+        """The entity's map."""
+        return map_table(self.plan)
+
+    def create_incoming(self) -> sql.Composed:
+        """The temporary table; it empties itself at the end of each transaction."""
+        columns = [
+            sql.SQL("{} {}").format(sql.Identifier(f.name), sql.SQL(wire_type(f.type)))  # type: ignore[arg-type]
+            for f in self.fields
+        ]
+        return sql.SQL("create temporary table if not exists {} ({}) on commit delete rows").format(
+            sql.Identifier(f"incoming_{self.plan.name}"[:63]), sql.SQL(", ").join([sql.SQL("row_no bigint"), *columns])
+        )
+
+    def copy(self) -> sql.Composed:
+        """`COPY` into the temporary table, binary."""
+        names = [sql.Identifier("row_no"), *(sql.Identifier(f.name) for f in self.fields)]
+        return sql.SQL("copy {} ({}) from stdin (format binary)").format(self.incoming, sql.SQL(", ").join(names))
+
+    def refill(self) -> sql.Composed:
+        """Fill the temporary table from the waiting rows of a partition; `row_no` is the waiting row's id."""
+        return sql.SQL(
+            "insert into {} select w.id, {} from ferry.waiting_rows w,"
+            " lateral jsonb_populate_record(null::{}, w.row) r where w.entity = %s and w.partition = %s"
+        ).format(
+            self.incoming,
+            sql.SQL(", ").join(sql.Identifier("r", f.name) for f in self.fields),
+            self.incoming,
+        )
+
+    def load(self, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()) -> sql.Composed:
+        """The statement itself.
+
+        Args:
+            known: join map and target, because rows may be there already.
+            settling: the rows come from `ferry.waiting_rows`: those that still wait stay there, the others go.
+            as_null: positions of references whose missing parent becomes NULL now (`on_missing: set_null`).
+
+        Parameters of the statement: entity, partition, chunk, run_id (named).
+
+        Returns (one row a chunk): chunk, outcome counts (inserted, updated, unchanged, preserved, waiting), the hash of
+        what should be there, and the counts and hashes of what was written.
+        """
+        ctes = [
+            sql.SQL("r as materialized ({})").format(self._resolved(known, as_null)),
+            sql.SQL("c as materialized ({})").format(self._classified(known, as_null)),
+        ]
+        if self.plan.has_map:
+            ctes += [self._map_insert(known), *([self._map_update()] if known else [])]
+        ctes.append(self._insert())
+        if known:
+            ctes.append(self._update())
+        if settling:
+            ctes.append(
+                sql.SQL(
+                    "gone as (delete from ferry.waiting_rows w using c where w.id = c.row_no and"
+                    " c.outcome <> 'waiting' returning w.chunk, c.outcome, c.hash)"
+                )
+            )
+        else:
+            ctes.append(self._wait())
+        ctes += [cte for position, edge in enumerate(self.plan.edges) for cte in self._defer(position, edge, known)]
+        updated = sql.SQL("(select count(*) from upd)") if known else sql.SQL("0::bigint")
+        got = sql.SQL("coalesce((select sum(hash) from ins), 0)")
+        if known:
+            got = sql.SQL("{} + coalesce((select sum(hash) from upd), 0)").format(got)
+        return sql.SQL(
+            "with {ctes} select"
+            " (select count(*) from c where outcome = 'insert'), (select count(*) from ins), {updated},"
+            " (select count(*) from c where outcome = 'known'),"
+            " (select count(*) from c where outcome = 'preserved'),"
+            " (select count(*) from c where outcome = 'waiting'),"
+            " coalesce((select sum(hash) from c where outcome = 'insert'), 0)"
+            "   + coalesce((select sum(hash) from c where outcome = 'known' and changed), 0), {got},"
+            " coalesce((select sum(hash) from c where outcome in ('insert', 'known')), 0){by_chunk}"
+        ).format(
+            ctes=sql.SQL(", ").join(ctes),
+            updated=updated,
+            got=got,
+            by_chunk=sql.SQL(
+                ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select chunk, outcome, count(*) n,"
+                " sum(hash) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2) g)"
+            )
+            if settling
+            else sql.SQL(""),
+        )
+
+    def link(self, edge: EdgePlan) -> sql.Composed:
+        """Fill in deferred references whose parent has a key by now; returns how many, and the hashes are renewed."""
+        plan, table = self.plan, deferred_table(self.plan, edge)
+        parent = sql.Identifier("ferry", f"id_map_{edge.parent}")
+        mine = sql.SQL(" and ").join(
+            sql.SQL("t.{} = d.{}").format(sql.Identifier(target), sql.Identifier(name))
+            for target, name in zip(plan.target_key, self.map.new, strict=True)
+        )
+        theirs = sql.SQL(" and ").join(
+            sql.SQL("p.{} = d.{}").format(sql.Identifier(f"old_{name}"), sql.Identifier(f"parent_{position}"))
+            for position, name in enumerate(edge.parent_key)
+        )
+        sets = sql.SQL(", ").join(
+            sql.SQL("{} = p.{}").format(sql.Identifier(target), sql.Identifier(f"new_{name}"))
+            for target, name in zip(edge.target_columns, edge.parent_new_key, strict=True)
+        )
+        news = sql.SQL(", ").join(sql.Identifier("d", name) for name in self.map.new)
+        return sql.SQL(
+            "with set as (update {target} t set {sets} from {table} d, {parent} p"
+            " where {mine} and {theirs} and p.status <> 'tombstone' returning {news}, {hash} as hash),"
+            " done as (delete from {table} d using set where ({news}) = ({set_news})),"
+            " renewed as (update {map} m set row_hash = set.hash from set where ({map_news}) = ({set_news})"
+            " and m.status <> 'preserved')"
+            " select count(*) from set"
+        ).format(
+            target=plan.target.identifier,
+            sets=sets,
+            table=table,
+            parent=parent,
+            mine=mine,
+            theirs=theirs,
+            news=news,
+            hash=self.row_hash("t"),
+            map=self.map.identifier,
+            set_news=sql.SQL(", ").join(sql.Identifier("set", name) for name in self.map.new),
+            map_news=sql.SQL(", ").join(sql.Identifier("m", name) for name in self.map.new),
+        )
+
+    def row_hash(self, alias: str) -> sql.Composed:
+        """PostgreSQL's own 64-bit hash of the written columns of a row, key included."""
+        parts = []
+        for name in dict.fromkeys((*self.plan.target_key, *self.plan.written)):
+            column = self.plan.target.columns[name]
+            plain = column.base_type in HASHED and column.category == "b"
+            parts.append(
+                sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, self._named(alias, name)))
+            )
+        return sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(parts))
+
+    def resolved(self) -> sql.Composed:
+        """The incoming rows as the target should hold them (for reconciliation): `row_no`, key, columns, hash."""
+        return sql.SQL("with r as materialized ({}), c as ({}) select * from c").format(
+            self._resolved(True, frozenset()), self._classified(True, frozenset())
+        )
+
+    @staticmethod
+    def _named(alias: str, name: str) -> str:
+        return f"c_{name}" if alias in ("r", "c") else name
+
+    def _old_key(self, alias: str) -> list[sql.Composable]:
+        return [sql.Identifier(alias, name) for name in self.plan.source_key]
+
+    def _key_text(self, alias: str) -> sql.Composed:
+        return sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in self._old_key(alias))
+        )
+
+    def _expression(self, source: str, column: Column, cast: str) -> sql.Composable:
+        """The value for a target column; where types differ it gets the target's type, but never a length to cut to."""
+        value = sql.Identifier("i", source)
+        if cast:
+            return sql.SQL("{}{}").format(value, sql.SQL(cast))  # type: ignore[arg-type]
+        wire = wire_type(self.plan.schema.field(source).type)
+        plain = {"int2": "smallint", "int4": "integer", "int8": "bigint", "numeric": "numeric", "bpchar": "bpchar",
+                 "float8": "double precision"}.get(column.base_type)  # fmt: skip
+        if column.category == "b" and plain and plain != wire:
+            return sql.SQL("{}::{}").format(value, sql.SQL(plain))  # type: ignore[arg-type]
+        return value
+
+    def _resolved(self, known: bool, as_null: frozenset[int]) -> sql.Composed:
+        plan = self.plan
+        select: list[sql.Composable] = [sql.SQL("i.row_no")]
+        joins: list[sql.Composable] = []
+        select += [
+            sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
+            for position, name in enumerate(self._old_key("i"))
+        ]
+        filled: set[str] = set()
+        for position, edge in enumerate(plan.edges):
+            alias = f"p{position}"
+            on = [
+                sql.SQL("{} = {}").format(sql.Identifier(alias, f"old_{key}"), sql.Identifier("i", name))
+                for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
+            ]
+            joins.append(
+                sql.SQL("left join {} {} on {} and {} <> 'tombstone'").format(
+                    sql.Identifier("ferry", f"id_map_{edge.parent}"),
+                    sql.Identifier(alias),
+                    sql.SQL(" and ").join(on),
+                    sql.Identifier(alias, "status"),
+                )
+            )
+            for target, new in zip(edge.target_columns, edge.parent_new_key, strict=True):
+                filled.add(target)
+                select.append(
+                    sql.SQL("{} as {}").format(sql.Identifier(alias, f"new_{new}"), sql.Identifier(f"c_{target}"))
+                )
+            present = sql.SQL(" and ").join(
+                sql.SQL("{} is not null").format(sql.Identifier("i", name)) for name in edge.source_columns
+            )
+            select.append(
+                sql.SQL("({} and {} is null) as {}").format(
+                    present, sql.Identifier(alias, f"new_{edge.parent_new_key[0]}"), sql.Identifier(f"m{position}")
+                )
+            )
+        for column in plan.columns:
+            if column.target not in filled:
+                value = self._expression(column.source, plan.target.columns[column.target], column.cast)
+                select.append(sql.SQL("{} as {}").format(value, sql.Identifier(f"c_{column.target}")))
+        if plan.has_map and known:
+            select += [
+                sql.SQL("m.{} as {}").format(sql.Identifier(name), sql.Identifier(f"n{position}"))
+                for position, name in enumerate(self.map.new)
+            ]
+            select.append(sql.SQL("m.status, m.partition as known_partition"))
+            joins.append(
+                sql.SQL("left join {} m on {}").format(
+                    self.map.identifier,
+                    sql.SQL(" and ").join(
+                        sql.SQL("m.{} = {}").format(sql.Identifier(old), name)
+                        for old, name in zip(self.map.old, self._old_key("i"), strict=True)
+                    ),
+                )
+            )
+        if plan.declaration.match:
+            select += [sql.Identifier("x", f"x{position}") for position in range(len(plan.target_key))]
+            joins.append(self._match())
+        return sql.SQL("select {} from {} i {}").format(
+            sql.SQL(", ").join(select), self.incoming, sql.SQL(" ").join(joins)
+        )
+
+    def _match(self) -> sql.Composed:
+        """Rows that were in the target before, found by the declared columns; those that we made do not count."""
+        plan, match = self.plan, self.plan.declaration.match
+        assert match is not None
+        theirs = [sql.Identifier("x", plan.declaration.target_column(name)) for name in match.on]
+        mine = [sql.Identifier("i", name) for name in match.on]
+        keys = [
+            sql.SQL("{} as {}").format(sql.Identifier("x", name), sql.Identifier(f"x{position}"))
+            for position, name in enumerate(plan.target_key)
+        ]
+        made = sql.SQL(" and ").join(
+            sql.SQL("q.{} = x.{}").format(sql.Identifier(new), sql.Identifier(name))
+            for new, name in zip(self.map.new, plan.target_key, strict=True)
+        )
+        on = sql.SQL(" and ").join(
+            sql.SQL("x.{} = {}").format(sql.Identifier(f"y{position}"), name) for position, name in enumerate(mine)
+        )
+        return sql.SQL(
+            "left join (select distinct on ({theirs}) {named}, {keys} from {target} x where ({theirs}) in"
+            " (select {mine} from {incoming} i) and not exists"
+            " (select from {map} q where {made} and q.status in ('inserted', 'stub', 'tombstone'))"
+            " order by {theirs}, {order}) x on {on}"
+        ).format(
+            theirs=sql.SQL(", ").join(theirs),
+            named=sql.SQL(", ").join(
+                sql.SQL("{} as {}").format(name, sql.Identifier(f"y{position}")) for position, name in enumerate(theirs)
+            ),
+            keys=sql.SQL(", ").join(keys),
+            target=plan.target.identifier,
+            mine=sql.SQL(", ").join(mine),
+            incoming=self.incoming,
+            map=self.map.identifier,
+            made=made,
+            order=sql.SQL(", ").join(sql.Identifier("x", name) for name in plan.target_key),
+            on=on,
+        )
+
+    def _classified(self, known: bool, as_null: frozenset[int]) -> sql.Composed:
+        """Give each row its outcome, its key, its hash and, where it was known, whether it differs."""
+        plan = self.plan
+        waiting = [
+            sql.Identifier("r", f"m{position}")
+            for position, edge in enumerate(plan.edges)
+            if edge.strategy == WAIT and position not in as_null
+        ]
+        whens: list[sql.Composable] = []
+        if waiting:
+            whens.append(sql.SQL("when {} then 'waiting'").format(sql.SQL(" or ").join(waiting)))
+        if plan.has_map and known:
+            whens.append(sql.SQL("when r.status = 'preserved' and not {} then 'preserved'").format(self._takes_over()))
+        if plan.declaration.match:
+            fresh = sql.SQL("r.n0 is null and r.x0 is not null") if known else sql.SQL("r.x0 is not null")
+            then = sql.SQL("'known'") if plan.declaration.match.then == "update" else sql.SQL("'preserved'")
+            whens.append(sql.SQL("when {} then {}").format(fresh, then))
+        key = self._known_key(known)
+        join = sql.SQL("")
+        if known:
+            # A key that is in the map, or natural, says nothing about the row: somebody may have deleted it.
+            whens.append(sql.SQL("when {} is not null then 'known'").format(sql.Identifier("t", plan.target_key[0])))
+            join = sql.SQL("left join {} t on {}").format(
+                plan.target.identifier,
+                sql.SQL(" and ").join(
+                    sql.SQL("t.{} = {}").format(sql.Identifier(name), value)
+                    for name, value in zip(plan.target_key, key, strict=True)
+                ),
+            )
+        outcome = sql.SQL("case {} else 'insert' end").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("'insert'")
+        differs: sql.Composable = sql.SQL("false")
+        if known and plan.written:
+            differs = sql.SQL("({}) is distinct from ({})").format(
+                sql.SQL(", ").join(self._comparable("t", name) for name in plan.written),
+                sql.SQL(", ").join(self._comparable("r", name) for name in plan.written),
+            )
+        made = plan.declaration.target.key.source != "natural"
+        inner = sql.SQL("select r.*, {} as outcome, {} as changed{} from r {}").format(
+            outcome,
+            differs,
+            sql.SQL("").join(
+                sql.SQL(", {} as {}").format(value, sql.Identifier(f"f{position}")) for position, value in enumerate(key)
+            ),
+            join,
+        )
+        if made:
+            name = plan.target_key[0]
+            keyed = sql.SQL("select r.*, coalesce(r.f0, case when r.outcome = 'insert' then {} end) as {} from ({}) r")
+            inner = keyed.format(self._new_key(), sql.Identifier(f"c_{name}"), inner)
+        return sql.SQL("select c.*, {} as hash from ({}) c").format(self.row_hash("c"), inner)
+
+    def _takes_over(self) -> sql.Composable:
+        match = self.plan.declaration.match
+        return sql.SQL("true" if match and match.then == "update" else "false")
+
+    def _comparable(self, alias: str, name: str) -> sql.Composable:
+        """A column that `is distinct from` can compare: types without equality are compared as text."""
+        column = self.plan.target.columns[name]
+        plain = column.base_type in HASHED or column.category == "e"
+        return sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, self._named(alias, name)))
+
+    def _known_key(self, known: bool) -> list[sql.Composable]:
+        plan = self.plan
+        if plan.declaration.target.key.source == "natural":
+            return [sql.Identifier("r", f"c_{name}") for name in plan.target_key]
+        options: list[list[sql.Composable]] = [[] for _ in plan.target_key]
+        for position in range(len(plan.target_key)):
+            if known:
+                options[position].append(sql.Identifier("r", f"n{position}"))
+            if plan.declaration.match:
+                options[position].append(sql.Identifier("r", f"x{position}"))
+        return [
+            sql.SQL("coalesce({})").format(sql.SQL(", ").join(choice))
+            if choice
+            else sql.SQL("null::{}").format(sql.SQL(plan.target.columns[name].type))  # type: ignore[arg-type]
+            for name, choice in zip(plan.target_key, options, strict=True)
+        ]
+
+    def _new_key(self) -> sql.Composable:
+        plan, key = self.plan, self.plan.declaration.target.key
+        column = plan.target.columns[plan.target_key[0]]
+        match key.source:
+            case "identity":
+                # `nextval` for each row is safe when loads run side by side; reserving a range is not.
+                return sql.SQL("nextval({}::regclass)::{}").format(
+                    sql.Literal(column.sequence), sql.SQL(column.type)  # type: ignore[arg-type]
+                )
+            case "uuid7":
+                # A version 7 UUID from the clock and the random bits of a version 4 one, on any server version.
+                return sql.SQL(
+                    "encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid()) placing substring(int8send("
+                    "(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6), 52, 1), 53, 1),"
+                    " 'hex')::uuid"
+                )
+            case _:
+                return sql.SQL("({})").format(sql.SQL(key.expression or "null"))  # type: ignore[arg-type]
+
+    def _map_insert(self, known: bool) -> sql.Composed:
+        old = [sql.Identifier("c", f"k{position}") for position in range(len(self.plan.source_key))]
+        new = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
+        return sql.SQL(
+            "map_ins as (insert into {} ({}, {}, status, partition, row_hash) select {}, {},"
+            " (case when c.outcome = 'insert' then 'inserted' else 'preserved' end)::ferry.map_status,"
+            " %(partition)s, case when c.outcome <> 'preserved' then c.hash end"
+            " from c where c.outcome in ('insert', 'preserved', 'known'){})"
+        ).format(
+            self.map.identifier,
+            sql.SQL(", ").join(map(sql.Identifier, self.map.old)),
+            sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
+            sql.SQL(", ").join(old),
+            sql.SQL(", ").join(new),
+            sql.SQL(" and c.n0 is null" if known else ""),
+        )
+
+    def _map_update(self) -> sql.Composed:
+        on = sql.SQL(" and ").join(
+            sql.SQL("m.{} = c.{}").format(sql.Identifier(old), sql.Identifier(f"k{position}"))
+            for position, old in enumerate(self.map.old)
+        )
+        return sql.SQL(
+            "map_upd as (update {} m set partition = %(partition)s, row_hash = case when c.outcome = 'preserved'"
+            " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' then 'inserted' else"
+            " m.status::text end)::ferry.map_status from c where {} and c.n0 is not null and"
+            " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> %(partition)s or c.changed"
+            " or c.outcome = 'insert'))"
+        ).format(self.map.identifier, on)
+
+    def _insert(self) -> sql.Composed:
+        columns = list(dict.fromkeys((*self.plan.target_key, *self.plan.written)))
+        return sql.SQL(
+            "ins as (insert into {target} as t ({columns}) overriding system value select {values} from c"
+            " where c.outcome = 'insert' returning {hash} as hash)"
+        ).format(
+            target=self.plan.target.identifier,
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            values=sql.SQL(", ").join(sql.Identifier("c", f"c_{name}") for name in columns),
+            hash=self.row_hash("t"),
+        )
+
+    def _update(self) -> sql.Composed:
+        on = sql.SQL(" and ").join(
+            sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+            for name in self.plan.target_key
+        )
+        sets = sql.SQL(", ").join(
+            sql.SQL("{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+            for name in self.plan.written
+            if name not in self.plan.target_key
+        )
+        return sql.SQL(
+            "upd as (update {} t set {} from c where {} and c.outcome = 'known' and c.changed returning {} as hash)"
+        ).format(self.plan.target.identifier, sets, on, self.row_hash("t"))
+
+    def _wait(self) -> sql.Composed:
+        missing = [
+            sql.SQL("case when c.{} then {} || array_to_string(array[{}], ', ') end").format(
+                sql.Identifier(f"m{position}"),
+                sql.Literal(f"{edge.parent} "),
+                sql.SQL(", ").join(sql.SQL("i.{}::text").format(sql.Identifier(n)) for n in edge.source_columns),
+            )
+            for position, edge in enumerate(self.plan.edges)
+            if edge.strategy == WAIT
+        ]
+        array = sql.SQL("array_remove(array[{}]::text[], null)").format(sql.SQL(", ").join(missing))
+        return sql.SQL(
+            "waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row, run_id)"
+            " select %(entity)s, %(partition)s, %(chunk)s, i.row_no, {}, {}, to_jsonb(i) - 'row_no', %(run_id)s"
+            " from c join {} i using (row_no) where c.outcome = 'waiting')"
+        ).format(self._key_text("i"), array, self.incoming)
+
+    def _defer(self, position: int, edge: EdgePlan, known: bool) -> list[sql.Composable]:
+        if edge.strategy != NULL_THEN_UPDATE:
+            return []
+        table = deferred_table(self.plan, edge)
+        mine = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
+        parents = [sql.Identifier(f"parent_{n}") for n in range(len(edge.source_columns))]
+        out = [
+            sql.SQL(
+                "defer{n} as (insert into {table} ({new}, {parents}) select {mine}, {theirs} from c join {incoming} i"
+                " using (row_no) where c.{missing} and c.outcome in ('insert', 'known')"
+                " on conflict ({new}) do update set ({parents}) = row({excluded}))"
+            ).format(
+                n=sql.SQL(str(position)),  # type: ignore[arg-type]
+                table=table,
+                new=sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
+                parents=sql.SQL(", ").join(parents),
+                mine=sql.SQL(", ").join(mine),
+                theirs=sql.SQL(", ").join(sql.Identifier("i", name) for name in edge.source_columns),
+                incoming=self.incoming,
+                missing=sql.Identifier(f"m{position}"),
+                excluded=sql.SQL(", ").join(
+                    sql.SQL("excluded.{}").format(sql.Identifier(f"parent_{n}"))
+                    for n in range(len(edge.source_columns))
+                ),
+            )
+        ]
+        if known:
+            out.append(
+                sql.SQL(
+                    "undefer{n} as (delete from {table} d using c where ({news}) = ({mine}) and not c.{missing})"
+                ).format(
+                    n=sql.SQL(str(position)),  # type: ignore[arg-type]
+                    table=table,
+                    news=sql.SQL(", ").join(sql.Identifier("d", name) for name in self.map.new),
+                    mine=sql.SQL(", ").join(mine),
+                    missing=sql.Identifier(f"m{position}"),
+                )
+            )
+        return out
