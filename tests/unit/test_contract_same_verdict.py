@@ -5,7 +5,7 @@ import math
 import uuid
 from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
@@ -208,6 +208,11 @@ def time_field(draw: st.DrawFn) -> tuple[Any, pa.DataType, st.SearchStrategy[Any
     if kind == "date":
         values = st.dates() | st.sampled_from([dt.date.min, dt.date.max])
         return Annotated[dt.date, Field(**bounded(draw, st.dates()))], pa.date32(), values
+    if kind == "datetime" and draw(st.integers(0, 3)) == 0:
+        moments = st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1))
+        rules = bounded(draw, moments)
+        edges = near([(limit - EPOCH) // dt.timedelta(microseconds=1) * 1000 for limit in rules.values()], 1, -(2**62), 2**62)
+        return Annotated[dt.datetime, Field(**rules)], pa.timestamp("ns"), st.sampled_from([*edges, 0, 999, -1])
     if kind == "datetime":
         values = st.datetimes() | st.sampled_from([dt.datetime.min, dt.datetime.max])
         values = values.map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
@@ -236,7 +241,7 @@ def list_field(draw: st.DrawFn) -> tuple[Any, pa.DataType, st.SearchStrategy[Any
     if draw(st.booleans()):
         rules = {"min_length": shortest, "max_length": longest}
     if draw(st.booleans()):
-        declared = declared | None
+        declared = Optional[declared]
     make = draw(st.sampled_from([pa.list_, pa.large_list]))
     return Annotated[list[declared], Field(**rules)], make(dtype), st.lists(st.none() | value, max_size=4)
 
@@ -283,13 +288,13 @@ def cases(draw: st.DrawFn) -> tuple[type[BaseModel], pa.RecordBatch]:
         alias = f"C{number}" if draw(st.booleans()) else None
         default: Any = ...
         if draw(st.booleans()):
-            annotation = annotation | None if annotation is not None else None
+            annotation = Optional[annotation]
             default = draw(st.sampled_from([..., None]))
         declared[f"f{number}"] = (annotation, Field(default, validation_alias=alias))
         if draw(st.integers(0, 9)):
             nulls = draw(st.sampled_from([st.nothing(), st.none()]))
             values = draw(st.lists(nulls | value, min_size=rows + 2, max_size=rows + 2))
-            if pa.types.is_timestamp(dtype) and dtype.tz is None:
+            if pa.types.is_timestamp(dtype) and dtype.tz is None and dtype.unit != "ns":
                 values = [None if value is None else (value - EPOCH) // dt.timedelta(microseconds=1) for value in values]
                 values = [None if value is None else value * UNIT[dtype.unit] // 10**6 for value in values]
             names.append(alias or f"f{number}")

@@ -20,7 +20,9 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def _scaled(limits: list[tuple[str, int]], unit: str) -> list[tuple[str, int]]:
-    """Bounds in microseconds as bounds in a coarser unit, kept exact by rounding towards the forbidden side."""
+    """Bounds in microseconds, which is what Python sees, as exact bounds in the unit of the column."""
+    if unit == "ns":  # Python sees nanoseconds cut off: v <= 1 us  <=>  v <= 1999 ns
+        return [(rule, limit * 1000 + (999 if rule in ("le", "gt") else 0)) for rule, limit in limits]
     step = 10**6 // _PER_SECOND[unit]
     exact = []
     for rule, limit in limits:
@@ -33,7 +35,7 @@ def _scaled(limits: list[tuple[str, int]], unit: str) -> list[tuple[str, int]]:
 
 def _unit(dtype: pa.DataType) -> str:
     if dtype.unit == "ns":
-        raise ValueError("nanoseconds are finer than Python's datetime")
+        raise ValueError("nanoseconds are finer than Python's types")
     return dtype.unit
 
 
@@ -50,7 +52,7 @@ def dates(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
 
 def datetimes(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     """Timestamps with or without a zone from year 1 to 9999, and bounds of the same kind."""
-    unit, aware = _unit(dtype), dtype.tz is not None
+    aware = dtype.tz is not None
     wanted = node.get("tz_constraint")
     if wanted is not None and wanted != ("aware" if aware else "naive"):
         raise ValueError(f"the contract wants {wanted} datetimes")
@@ -67,7 +69,7 @@ def datetimes(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
             raise ValueError("bounds on a zone other than UTC")
         naive = limit.astimezone(dt.UTC).replace(tzinfo=None) if aware else limit
         limits.append((rule, (naive - _EPOCH) // _MICROSECOND))
-    scaled = _scaled(limits, unit)
+    scaled = _scaled(limits, dtype.unit)
     return lambda array: breaking(fixed_width(array, np.int64), scaled)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 from pydantic_core import SchemaValidator, ValidationError
 
-from ferry.contract import carried
+from ferry.contract import carried, document
 from ferry.contract.carried import INVALID_UTF8, Unreadable
 from ferry.contract.columnar import Check, NotColumnar, Scope, check_for
 from ferry.contract.columns import ContractColumn, Reading, read
@@ -89,8 +89,16 @@ class CompiledContract:
         """Which way each rule goes, rule by rule."""
         return explain(self._reading)
 
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of a source row; personal columns carry `x-personal`."""
+        return document.json_schema(self.model)
+
+    def markdown(self) -> str:
+        """The contract as a table for people: columns, rules, and the way each is judged."""
+        return document.markdown(self.model, self._reading, self.explain())
+
     def fingerprint(self) -> str:
-        """A stable hash of what matters: fields, types, rules, what validators do; see `ferry.contract.fingerprint`."""
+        """A stable hash of fields, types, rules and what validators do; see `ferry.contract.fingerprint`."""
         return fingerprint(self._reading)
 
     def _plan(self, schema: pa.Schema) -> _BatchPlan:
