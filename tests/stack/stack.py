@@ -6,7 +6,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -53,24 +52,27 @@ def free_port() -> int:
 class Stack:
     """One project of Docker Compose: the demo profile, and a second code location with faults."""
 
-    def __init__(self, project: str, port: int, tag: str) -> None:
+    def __init__(self, project: str, tag: str, folder: str) -> None:
+        """`folder` holds the settings, a random password among them, until the stack is stopped."""
         self.project = project
-        self.url = f"http://127.0.0.1:{port}"
         self.tag = tag
-        self._files = Path(tempfile.mkdtemp(prefix="ferry-stack-"))
+        self._files = Path(folder)
         self.env_file = self._files / "env"
+        kept = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines()) if self.env_file.exists() else {}
+        port = kept.get("FERRY_PORT") or str(free_port())
+        self.url = f"http://127.0.0.1:{port}"
         settings = {
             "FERRY_PROJECT": project,
-            "FERRY_PORT": str(port),
+            "FERRY_PORT": port,
             "FERRY_TAG": tag,
-            "DAGSTER_POSTGRES_PASSWORD": secrets.token_hex(16),
+            "DAGSTER_POSTGRES_PASSWORD": kept.get("DAGSTER_POSTGRES_PASSWORD") or secrets.token_hex(16),
             "FERRY_RUN_MEMORY_MAX": "2Gi",
         }
         for name in ("FERRY_BUILD_NETWORK", "FERRY_BUILD_CA", "FERRY_BUILD_APT_SOURCES", "FERRY_BUILD_UV_CONFIG"):
             if os.environ.get(name):
                 settings[name] = os.environ[name]
+        self._files.mkdir(mode=0o700, exist_ok=True)
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        self.env_file.chmod(0o600)
 
     def compose(self, *words: str, check: bool = True, timeout: float = 900) -> str:
         """`docker compose …` for this project, both profiles' services included."""
