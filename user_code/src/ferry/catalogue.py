@@ -99,8 +99,12 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
         )
     except psycopg.OperationalError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        why = next((line for line in lines if "FATAL" in line or "refused" in line), lines[-1] if lines else "")
-        refused = any(word in str(error) for word in ("authentication", "does not exist", "no pg_hba", "no password"))
+        why = next(
+            (line for line in lines if "FATAL" in line or "refused" in line), lines[-1] if lines else ""
+        )
+        refused = any(
+            word in str(error) for word in ("authentication", "does not exist", "no pg_hba", "no password")
+        )
         kind = PermanentError if refused else TransientError
         raise kind(
             f"connection {connection!r} does not open ({place})",
@@ -198,7 +202,9 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
         table,
         columns,
         tuple(tuple(row[0]) for row in connection.execute(_KEYS, (oid,)) if row[0]),
-        tuple(ForeignKey(a, tuple(b), c, tuple(d), e) for a, b, c, d, e in connection.execute(_FOREIGN, (oid,))),
+        tuple(
+            ForeignKey(a, tuple(b), c, tuple(d), e) for a, b, c, d, e in connection.execute(_FOREIGN, (oid,))
+        ),
         security,
         rows,
         kind,

@@ -62,7 +62,9 @@ def check_frame(contract: CompiledContract, value: object) -> dg.TypeCheck:
     try:
         table = _as_table(value)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        return dg.TypeCheck(success=False, description=f"{type(value).__name__} is no table of columns: {error}")
+        return dg.TypeCheck(
+            success=False, description=f"{type(value).__name__} is no table of columns: {error}"
+        )
     rejected, counts, examples, start = 0, {}, [], 0
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
         verdict = contract.judge(batch)

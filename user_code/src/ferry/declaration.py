@@ -143,7 +143,9 @@ class EntityDeclaration(_Strict):
     duplicates: Literal["reject", "keep_latest"] = "reject"
     on_vanished: Literal["report", "delete"] = "report"
     mode: Literal["upsert", "insert_only", "replace_partition"] = "upsert"
-    batch: int | None = Field(default=None, ge=1, description="partitions of one run in a backfill; all if unset")
+    batch: int | None = Field(
+        default=None, ge=1, description="partitions of one run in a backfill; all if unset"
+    )
     resources: Resources = Resources()
     owners: tuple[str, ...] = ()
     group: str | None = None
@@ -184,9 +186,7 @@ class Migration:
 
     def parents(self, name: str) -> tuple[str, ...]:
         """The other entities that rows of this one refer to."""
-        return tuple(
-            dict.fromkeys(ref.to for ref in self[name].declaration.references if ref.to != name)
-        )
+        return tuple(dict.fromkeys(ref.to for ref in self[name].declaration.references if ref.to != name))
 
 
 def nearest(name: str, valid: Iterable[str], intro: str) -> str:
@@ -284,7 +284,9 @@ def _load_contract(declaration: EntityDeclaration, path: Path) -> type[Contract]
     where = f"{path}: contract"
     if not file.exists():
         raise DeclarationError(
-            f"there is no {file.name} beside it", where=where, next=f"Write class {declaration.contract} in {file}"
+            f"there is no {file.name} beside it",
+            where=where,
+            next=f"Write class {declaration.contract} in {file}",
         )
     name = f"ferry_contracts.{fingerprint(str(file.resolve()))}.{declaration.name}"
     spec = importlib.util.spec_from_file_location(name, file)

@@ -50,7 +50,9 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
     if plan.has_map:
         columns = [
             sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
-            for name, type_ in zip((*table.old, *table.new), (*table.old_types, *table.new_types), strict=True)
+            for name, type_ in zip(
+                (*table.old, *table.new), (*table.old_types, *table.new_types), strict=True
+            )
         ]
         connection.execute(
             sql.SQL(
@@ -73,9 +75,7 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
     else:
         # Which rows were there before the first load: they are never rolled back.
         connection.execute(
-            sql.SQL(
-                "create table if not exists {} as select {} from {}"
-            ).format(
+            sql.SQL("create table if not exists {} as select {} from {}").format(
                 sql.Identifier("ferry", f"found_{plan.name}"),
                 sql.SQL(", ").join(map(sql.Identifier, plan.target_key)),
                 plan.target.identifier,
@@ -103,7 +103,9 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
             )
 
 
-def look_up(connection: psycopg.Connection, plan: EntityPlan, key: tuple[str, ...]) -> dict[str, object] | None:
+def look_up(
+    connection: psycopg.Connection, plan: EntityPlan, key: tuple[str, ...]
+) -> dict[str, object] | None:
     """The map's row for an old key given as text, or None."""
     table = map_table(plan)
     condition = sql.SQL(" and ").join(
@@ -134,6 +136,6 @@ def stream(url: str, plan: EntityPlan) -> Iterator[pa.RecordBatch]:
     with adbc.connect(url) as reader, reader.cursor() as cursor:
         cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(8 * 2**20)})
         cursor.execute(
-            f'select {columns} from ferry."id_map_{plan.name}" where status <> \'tombstone\' order by 1'  # noqa: S608
+            f"select {columns} from ferry.\"id_map_{plan.name}\" where status <> 'tombstone' order by 1"  # noqa: S608
         )
         yield from cursor.fetch_record_batch()

@@ -214,11 +214,14 @@ def close_partition(
 def complete_partitions(connection: psycopg.Connection, entity: str) -> set[str]:
     """The partitions of an entity that were loaded to their end."""
     return {
-        row[0] for row in connection.execute("select partition from ferry.partitions where entity = %s", (entity,))
+        row[0]
+        for row in connection.execute("select partition from ferry.partitions where entity = %s", (entity,))
     }
 
 
-def totals(connection: psycopg.Connection, entity: str, partitions: tuple[str, ...] | None = None) -> Outcomes:
+def totals(
+    connection: psycopg.Connection, entity: str, partitions: tuple[str, ...] | None = None
+) -> Outcomes:
     """The ledger's sums over an entity or some of its partitions."""
     row = connection.execute(
         "select coalesce(sum(extracted), 0)::bigint, coalesce(sum(inserted), 0)::bigint,"
@@ -259,10 +262,13 @@ def lock(connection: psycopg.Connection, entity: str, partition: str | None, sec
     connection.execute(sql.SQL("set lock_timeout = {}").format(sql.Literal(int(seconds * 1000))))
     try:
         connection.execute(
-            sql.SQL("select pg_advisory_lock{}(hashtextextended(%s, 0))").format(sql.SQL(shared)), (f"ferry {entity}",)
+            sql.SQL("select pg_advisory_lock{}(hashtextextended(%s, 0))").format(sql.SQL(shared)),
+            (f"ferry {entity}",),
         )
         if partition is not None:
-            connection.execute("select pg_advisory_lock(hashtextextended(%s, 1))", (f"ferry {entity} {partition}",))
+            connection.execute(
+                "select pg_advisory_lock(hashtextextended(%s, 1))", (f"ferry {entity} {partition}",)
+            )
     except psycopg.errors.LockNotAvailable:
         raise TransientError(
             "somebody else is loading it",

@@ -35,9 +35,10 @@ PASSING = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
-# One statement a chunk joins a small set with a large indexed one; these keep its cost the same at any size.
+# A chunk joins few rows with large indexed tables whose pages it has just used. Left to its defaults the planner reads
+# the whole table for each chunk, which makes a load quadratic; a probe of the index is what it should price low.
 SESSION = """
-set jit = off; set random_page_cost = 1.1; set work_mem = '32MB'; set temp_buffers = '32MB';
+set jit = off; set random_page_cost = 0.1; set cpu_index_tuple_cost = 0.001; set work_mem = '32MB'; set temp_buffers = '32MB';
 set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'
 """
 
@@ -168,7 +169,13 @@ class Loader:
         return linked
 
     def run(
-        self, partition: str, chunk: int, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()
+        self,
+        partition: str,
+        chunk: int,
+        *,
+        known: bool,
+        settling: bool = False,
+        as_null: frozenset[int] = frozenset(),
     ) -> tuple[Any, ...]:
         """Execute the load statement over what lies in the temporary table and compare its two hashes."""
         row = self.connection.execute(
@@ -241,7 +248,13 @@ class Loader:
         )
 
     def _halves(
-        self, table: pa.Table, numbers: np.ndarray, partition: str, chunk: int, error: psycopg.Error, known: bool = True
+        self,
+        table: pa.Table,
+        numbers: np.ndarray,
+        partition: str,
+        chunk: int,
+        error: psycopg.Error,
+        known: bool = True,
     ) -> Loaded:
         if len(numbers) == 1:
             detail = error.diag.message_detail or ""
@@ -297,14 +310,24 @@ class Loader:
                 listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]
                 copy.write_row(
                     (
-                        self.plan.name, partition, chunk, number, list(key), found[0]["reason"],
-                        Jsonb(listed, dumps=dumps), Jsonb(row, dumps=dumps), attempts.get(key, 0) + 1, self.run_id,
+                        self.plan.name,
+                        partition,
+                        chunk,
+                        number,
+                        list(key),
+                        found[0]["reason"],
+                        Jsonb(listed, dumps=dumps),
+                        Jsonb(row, dumps=dumps),
+                        attempts.get(key, 0) + 1,
+                        self.run_id,
                     )  # fmt: skip
                 )
 
     def _prepare(self, plan: EntityPlan) -> None:
         with self.connection.transaction():
-            self.connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",))
+            self.connection.execute(
+                "select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",)
+            )
             id_map.prepare(self.connection, plan)
 
 
@@ -320,7 +343,9 @@ def passing(error: psycopg.Error, where: str) -> TransientError:
 
 def refused(error: psycopg.Error, where: str) -> FerryError:
     """The error of a statement that the target will refuse again."""
-    return PermanentError("the target refused the load", where=where, why=_said(error), next="Nothing of it was kept")
+    return PermanentError(
+        "the target refused the load", where=where, why=_said(error), next="Nothing of it was kept"
+    )
 
 
 def dumps(value: Any) -> str:

@@ -79,7 +79,8 @@ def scheme_of(migration: Migration, name: str, now: datetime.datetime | None = N
         return Scheme(None, (Window(WHOLE),))
     if partition.values is not None:
         windows = [
-            Window(value, value=value, or_null=position == 0) for position, value in enumerate(partition.values)
+            Window(value, value=value, or_null=position == 0)
+            for position, value in enumerate(partition.values)
         ]
         return Scheme(partition.by, tuple(windows))
     if isinstance(partition.every, int):

@@ -23,7 +23,7 @@ from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reconcile import Reconciliation, compare, digest
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
-from ferry.sources.postgres import PostgresExtraction
+from ferry.sources.postgres import PostgresExtraction, PostgresReader
 from ferry.stage import Manifest, Part, Stage
 from ferry.verdict import Judge, PartVerdict, Tally
 
@@ -228,6 +228,8 @@ def _read_all(
                 continue
         raise _StopError
 
+    reader: PostgresReader | None = None
+    connection = plan.declaration.source.connection
     try:
         judge = Judge(plan)
         for partition in partitions:
@@ -235,10 +237,13 @@ def _read_all(
             try:
                 send(_Begin(partition))
                 if RAW in wanted and not (again and _staged(work)):
-                    _extract(plans, plan, work, settings, judge, wanted, send)
+                    reader = reader or PostgresReader(settings.url(connection), connection)
+                    _extract(plans, plan, work, settings, reader, judge, wanted, send)
                 else:
                     _read_back(plan, work, judge, wanted, send)
             except FerryError as error:
+                if reader is not None and error.retryable:
+                    reader = reader.close()
                 send(PartitionFailed(partition, error, RAW))
             except (OSError, pa.ArrowException) as error:
                 send(PartitionFailed(partition, _storage(error, plan.name, partition), RAW))
@@ -249,6 +254,9 @@ def _read_all(
         failure.__cause__ = error
         for partition in partitions:
             channel.put(PartitionFailed(partition, failure, RAW))
+    finally:
+        if reader is not None:
+            reader.close()
     if not stopped.is_set():
         send(None)
 
@@ -275,12 +283,13 @@ def _extract(
     plan: EntityPlan,
     work: _Work,
     settings: Settings,
+    reader: PostgresReader,
     judge: Judge,
     wanted: set[str],
     send: Callable[[Any], None],
 ) -> None:
     source = plan.declaration.source
-    with PostgresExtraction(settings.url(source.connection), plans.migration, plan.name, work.partition) as reading:
+    with PostgresExtraction(reader, plans.migration, plan.name, work.partition, plan.scheme) as reading:
         _same_columns(plan, reading.schema, work.partition)
         facts = _Later(reading.facts)
         duplicates = None
@@ -288,7 +297,10 @@ def _extract(
             facts.wait()
             duplicates = reading.duplicates()
         for part, table in work.stage.write(
-            reading.batches(), reading.schema, chunk_rows=settings.chunk_rows, chunk_bytes=settings.chunk_bytes
+            reading.batches(),
+            reading.schema,
+            chunk_rows=settings.chunk_rows,
+            chunk_bytes=settings.chunk_bytes,
         ):
             _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send)
         manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
@@ -305,7 +317,9 @@ def _read_back(
     manifest = work.stage.manifest()
     if manifest is None:
         raise PermanentError(
-            "nothing is staged", where=f"{plan.name}, {work.partition}", next=f"Materialize raw_{plan.name} first"
+            "nothing is staged",
+            where=f"{plan.name}, {work.partition}",
+            next=f"Materialize raw_{plan.name} first",
         )
     duplicates = work.stage.duplicates(manifest)
     for part in manifest.parts:

@@ -182,7 +182,12 @@ def _describe_all(
     tables: dict[str, tuple[Table, Table]] = {}
     sides: dict[tuple[str, str], Table] = {}
     for connection in sorted(
-        {c for n in names for d in [migration[n].declaration] for c in (d.source.connection, d.target.connection)}
+        {
+            c
+            for n in names
+            for d in [migration[n].declaration]
+            for c in (d.source.connection, d.target.connection)
+        }
     ):
         with connect(settings.url(connection), connection) as opened:
             for name in sorted(names):
@@ -225,8 +230,18 @@ def _plan_entity(
                 "declaration": declaration.model_dump(
                     mode="json",
                     by_alias=True,
-                    include={"source", "partition", "target", "columns", "drop", "references", "match", "duplicates",
-                             "mode", "id_map"},
+                    include={
+                        "source",
+                        "partition",
+                        "target",
+                        "columns",
+                        "drop",
+                        "references",
+                        "match",
+                        "duplicates",
+                        "mode",
+                        "id_map",
+                    },
                 ),
                 "contract": compiled.fingerprint(),
                 "types": {c.target: (c.cast, target.columns[c.target].type) for c in columns},
@@ -326,7 +341,9 @@ def _plan_edge(
             where=f"{where}.on_missing",
             next="Use reject or stub",
         )
-    return EdgePlan(reference, reference.to, reference.column, into, parent.source.key, new_key, strategy, why)
+    return EdgePlan(
+        reference, reference.to, reference.column, into, parent.source.key, new_key, strategy, why
+    )
 
 
 def _carried(entity: Entity, source: Table, target: Table, referring: set[str]) -> list[ColumnPlan]:
@@ -388,7 +405,9 @@ def _check_key(entity: Entity, target: Table, plan: EntityPlan) -> None:
         if missing:
             raise DeclarationError(f"nothing fills the key column {missing[0]!r}", where=where)
     elif len(key.column) != 1:
-        raise DeclarationError(f"`from: {key.source}` makes one column, {len(key.column)} are named", where=where)
+        raise DeclarationError(
+            f"`from: {key.source}` makes one column, {len(key.column)} are named", where=where
+        )
     elif key.source == "identity" and not target.columns[key.column[0]].sequence:
         raise DeclarationError(
             f"{target.label}.{key.column[0]} has no sequence of its own",
@@ -397,7 +416,9 @@ def _check_key(entity: Entity, target: Table, plan: EntityPlan) -> None:
         )
     if not plan.has_map and key.source != "natural":
         raise DeclarationError(
-            "`id_map: none` needs a natural key", where=f"{entity.path}: id_map", next="Set target.key.from: natural"
+            "`id_map: none` needs a natural key",
+            where=f"{entity.path}: id_map",
+            next="Set target.key.from: natural",
         )
     if not target.is_unique(key.column):
         raise DeclarationError(

@@ -26,7 +26,8 @@ class Settings(BaseSettings):
         default_factory=dict, description="URL of each connection that a declaration names"
     )
     stage_uri: str = Field(
-        default="out/stage", description="where staged Parquet lies: a path, or a URI such as s3://bucket/prefix"
+        default="out/stage",
+        description="where staged Parquet lies: a path, or a URI such as s3://bucket/prefix",
     )
     chunk_rows: int = Field(
         default=65_536, ge=1, le=10_000_000, description="rows of one staged part, loaded in one transaction"

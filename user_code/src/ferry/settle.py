@@ -15,6 +15,7 @@ from ferry.load import Loader
 from ferry.partition import scheme_of
 from ferry.plan import WAIT, MigrationPlan, waits_for
 from ferry.settings import Settings
+from ferry.targets.types import wire_type
 
 
 @dataclass
@@ -29,13 +30,11 @@ class Settled:
     waits_for: tuple[str, ...] = ()
 
 
-def settle(plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()) -> list[Settled]:
+def settle(
+    plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()
+) -> list[Settled]:
     """Settle the entities in plan order, so that a parent's end is known before its children are judged."""
-    return [
-        settle_entity(plans, name, settings, run_id)
-        for name in plans.order
-        if not only or name in only
-    ]
+    return [settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only]
 
 
 def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:
@@ -127,7 +126,9 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
         ).format(
             parent=sql.Literal(edge.parent),
             missing=sql.SQL("{} || array_to_string(x.key, ', ')").format(sql.Literal(f"{edge.parent} ")),
-            key=sql.SQL(", ").join(sql.SQL("w.row->>{}").format(sql.Literal(name)) for name in edge.source_columns),
+            key=sql.SQL(", ").join(
+                sql.SQL("w.row->>{}").format(sql.Literal(name)) for name in edge.source_columns
+            ),
         )
         for edge in plan.edges
         if edge.strategy == WAIT
@@ -167,7 +168,11 @@ def _revive(loader: Loader) -> int:
             ),
             map=sql.Identifier("ferry", f"id_map_{edge.parent}"),
             on=sql.SQL(" and ").join(
-                sql.SQL("p.{}::text = r.row->>{}").format(sql.Identifier(f"old_{key}"), sql.Literal(name))
+                sql.SQL("p.{} = (r.row->>{})::{}").format(
+                    sql.Identifier(f"old_{key}"),
+                    sql.Literal(name),
+                    sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                )
                 for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
             ),
         )

@@ -99,7 +99,9 @@ class Stage:
             PromiseBroken: rows or sums differ from the source's own, taken in the same snapshot.
         """
         rows = sum(part.rows for part in self._parts)
-        sums = {name: None if total is None else canonical_number(total) for name, total in self._totals.items()}
+        sums = {
+            name: None if total is None else canonical_number(total) for name, total in self._totals.items()
+        }
         wrong = [
             f"sum({name}) is {facts.sums[name]} there and {sums[name]} here"
             for name in sums
@@ -129,7 +131,10 @@ class Stage:
             content_hash=digest.hexdigest(),
             rows=rows,
             bytes=sum(part.bytes for part in self._parts),
-            columns={f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode() for f in self._schema},
+            columns={
+                f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode()
+                for f in self._schema
+            },
             sums=sums,
             parts=tuple(self._parts),
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
@@ -147,7 +152,9 @@ class Stage:
             body = path.read_bytes()
         except FileNotFoundError:
             raise PermanentError(
-                "a staged part is gone", where=f"{self.where}, {part.file}", next="Materialize raw again to stage it anew"
+                "a staged part is gone",
+                where=f"{self.where}, {part.file}",
+                next="Materialize raw again to stage it anew",
             ) from None
         if hashlib.blake2b(body, digest_size=16).hexdigest() != part.content_hash:
             raise PermanentError(
@@ -189,7 +196,9 @@ class Stage:
         file = f"part-{number:05d}.parquet"
         body = _parquet(table)
         self._put(self._path(file), body)
-        return Part(number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest())
+        return Part(
+            number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest()
+        )
 
     def _path(self, file: str) -> UPath:
         return self.folder / self._stage_id / file
@@ -220,9 +229,7 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _cut(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int
-) -> Iterator[pa.Table]:
+def _cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int) -> Iterator[pa.Table]:
     """Regroup batches into tables of exactly `rows` rows, or fewer where `size` bytes are reached first.
 
     Cutting by count makes the parts of an unchanged source the same each time, whatever the driver's batches are.
@@ -242,4 +249,3 @@ def _cut(
                 held, count, total = [], 0, 0
     if held:
         yield pa.Table.from_batches(held, schema).combine_chunks()
-

@@ -50,7 +50,9 @@ class PartVerdict:
     def to_bytes(self) -> bytes:
         """As a small Parquet file that lies beside the part."""
         sink = io.BytesIO()
-        pq.write_table(self.errors.replace_schema_metadata({"rows": str(self.rows)}), sink, compression="zstd")
+        pq.write_table(
+            self.errors.replace_schema_metadata({"rows": str(self.rows)}), sink, compression="zstd"
+        )
         return sink.getvalue()
 
     @classmethod
@@ -161,18 +163,29 @@ class Judge:
         parts = []
         for source, column in self._fits:
             if table.column(source).null_count:
-                rows = np.flatnonzero(pc.is_null(table.column(source)).to_numpy(zero_copy_only=False)).tolist()
+                rows = np.flatnonzero(
+                    pc.is_null(table.column(source)).to_numpy(zero_copy_only=False)
+                ).tolist()
                 message = f"{self._plan.target.label}.{column.name} is NOT NULL"
                 parts.append(_errors(rows, "target_refused", source, "not_null", None, message))
         for planned in self._plan.columns:
             length = self._plan.target.columns[planned.target].length
             values = table.column(planned.source)
             if length and pa.types.is_string(values.type):
-                long = pc.greater(pc.utf8_length(values), length).fill_null(False).to_numpy(zero_copy_only=False)
+                long = (
+                    pc.greater(pc.utf8_length(values), length).fill_null(False).to_numpy(zero_copy_only=False)
+                )
                 if long.any():
                     message = f"{self._plan.target.label}.{planned.target} holds {length} characters"
                     parts.append(
-                        _errors(np.flatnonzero(long).tolist(), "target_refused", planned.source, "too_long", None, message)
+                        _errors(
+                            np.flatnonzero(long).tolist(),
+                            "target_refused",
+                            planned.source,
+                            "too_long",
+                            None,
+                            message,
+                        )
                     )
         return pa.concat_tables(parts) if parts else None
 

@@ -4,6 +4,7 @@ The driver reads `COPY … (FORMAT binary)` in C and hands over record batches b
 no exact counterpart for travel as PostgreSQL's own text, so that nothing is rounded on the way.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 
@@ -51,6 +52,30 @@ def arrow_field(column: Column) -> pa.Field:
     return pa.field(column.name, arrow, metadata={"pg_type": column.type})
 
 
+class PostgresReader:
+    """Two connections to a source, held over a batch of partitions: one that reads Arrow, one that asks questions.
+
+    Opening the Arrow driver costs it a look at the server's whole type catalogue; once a batch is enough.
+    """
+
+    def __init__(self, url: str, connection: str) -> None:
+        """Open both connections."""
+        self.control = connect(url, connection)
+        try:
+            self.arrow = adbc.connect(url)
+        except adbc.Error as error:
+            self.control.close()
+            raise TransientError(
+                f"connection {connection!r} does not open", where="settings", why=_first_line(error)
+            ) from None
+
+    def close(self) -> None:
+        """Close both, whatever state they are in."""
+        self.control.close()
+        with contextlib.suppress(adbc.Error):
+            self.arrow.close()
+
+
 class PostgresExtraction:
     """One partition of one table in one snapshot.
 
@@ -58,9 +83,12 @@ class PostgresExtraction:
     see the same snapshot.
     """
 
-    def __init__(self, url: str, migration: Migration, name: str, key: str, scheme: Scheme | None = None) -> None:
-        """Args: the URL, all entities, the entity and its partition."""
-        self._url, self._migration, self._name = url, migration, name
+    def __init__(
+        self, reader: PostgresReader, migration: Migration, name: str, key: str, scheme: Scheme | None = None
+    ) -> None:
+        """Args: the open reader, all entities, the entity and its partition."""
+        self._reader, self._control = reader, reader.control
+        self._migration, self._name = migration, name
         self._entity = migration[name].declaration
         self._where = f"{name}, {key}"
         self._scheme = scheme or scheme_of(migration, name)
@@ -68,8 +96,8 @@ class PostgresExtraction:
 
     def __enter__(self) -> "PostgresExtraction":
         """Open the snapshot."""
-        self._control = connect(self._url, self._entity.source.connection)
-        self._control.execute("begin isolation level repeatable read, read only")
+        self._control.rollback()
+        self._control.execute("set transaction isolation level repeatable read, read only")
         # Two scans that start at different blocks, or workers that race, would give the same rows in another order.
         self._control.execute("set local synchronize_seqscans = off")
         row = self._control.execute("select pg_export_snapshot(), now()").fetchone()
@@ -84,7 +112,8 @@ class PostgresExtraction:
 
     def __exit__(self, *_: object) -> None:
         """Let the snapshot go."""
-        self._control.close()
+        with contextlib.suppress(psycopg.Error):
+            self._control.rollback()
 
     def facts(self) -> Facts:
         """Count and sum this partition's rows in the source itself."""
@@ -159,7 +188,8 @@ class PostgresExtraction:
         """The result of a query in this snapshot; the first batch is empty and carries the schema."""
         text = query.as_string(self._control)
         try:
-            with adbc.connect(self._url) as reader, reader.cursor() as cursor:
+            self._reader.arrow.rollback()
+            with self._reader.arrow.cursor() as cursor:
                 cursor.execute("set transaction isolation level repeatable read, read only")
                 cursor.execute(f"set transaction snapshot '{self._snapshot}'")
                 cursor.execute("set local synchronize_seqscans = off")
@@ -169,9 +199,7 @@ class PostgresExtraction:
                 )
                 cursor.execute(text)
                 stream = cursor.fetch_record_batch()
-                yield stream.schema.empty_table().to_batches()[0] if stream.schema.empty_table().to_batches() else (
-                    pa.RecordBatch.from_pylist([], schema=stream.schema)
-                )
+                yield pa.RecordBatch.from_pylist([], schema=stream.schema)
                 yield from stream
         except adbc.OperationalError as error:
             raise TransientError(
@@ -181,7 +209,9 @@ class PostgresExtraction:
                 next="Run it again; the partition is read anew as a whole",
             ) from None
         except adbc.Error as error:
-            raise PermanentError("the source refused the query", where=self._where, why=_first_line(error)) from None
+            raise PermanentError(
+                "the source refused the query", where=self._where, why=_first_line(error)
+            ) from None
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
@@ -273,7 +303,9 @@ def high_water_mark(url: str, migration: Migration, name: str) -> str | None:
     with connect(url, source.connection) as connection:
         table = describe(connection, source.table, f"{migration[name].path}: source.table")
         row = connection.execute(
-            sql.SQL("select max({})::text from {}").format(sql.Identifier(source.updated_at), table.identifier)
+            sql.SQL("select max({})::text from {}").format(
+                sql.Identifier(source.updated_at), table.identifier
+            )
         ).fetchone()
     return row[0] if row else None
 
@@ -334,5 +366,3 @@ def _canonical(total: str | None) -> str | None:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-

@@ -55,13 +55,16 @@ class LoadSql:
             for f in self.fields
         ]
         return sql.SQL("create temporary table if not exists {} ({}) on commit delete rows").format(
-            sql.Identifier(f"incoming_{self.plan.name}"[:63]), sql.SQL(", ").join([sql.SQL("row_no bigint"), *columns])
+            sql.Identifier(f"incoming_{self.plan.name}"[:63]),
+            sql.SQL(", ").join([sql.SQL("row_no bigint"), *columns]),
         )
 
     def copy(self) -> sql.Composed:
         """`COPY` into the temporary table, binary."""
         names = [sql.Identifier("row_no"), *(sql.Identifier(f.name) for f in self.fields)]
-        return sql.SQL("copy {} ({}) from stdin (format binary)").format(self.incoming, sql.SQL(", ").join(names))
+        return sql.SQL("copy {} ({}) from stdin (format binary)").format(
+            self.incoming, sql.SQL(", ").join(names)
+        )
 
     def refill(self) -> sql.Composed:
         """Fill the temporary table from the waiting rows of a partition; `row_no` is the waiting row's id."""
@@ -74,7 +77,9 @@ class LoadSql:
             self.incoming,
         )
 
-    def load(self, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()) -> sql.Composed:
+    def load(
+        self, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()
+    ) -> sql.Composed:
         """The statement itself.
 
         Args:
@@ -105,7 +110,9 @@ class LoadSql:
             )
         else:
             ctes.append(self._wait())
-        ctes += [cte for position, edge in enumerate(self.plan.edges) for cte in self._defer(position, edge, known)]
+        ctes += [
+            cte for position, edge in enumerate(self.plan.edges) for cte in self._defer(position, edge, known)
+        ]
         updated = sql.SQL("(select count(*) from upd)") if known else sql.SQL("0::bigint")
         got = sql.SQL("coalesce((select sum(hash) from ins), 0)")
         if known:
@@ -236,14 +243,18 @@ class LoadSql:
             for target, new in zip(edge.target_columns, edge.parent_new_key, strict=True):
                 filled.add(target)
                 select.append(
-                    sql.SQL("{} as {}").format(sql.Identifier(alias, f"new_{new}"), sql.Identifier(f"c_{target}"))
+                    sql.SQL("{} as {}").format(
+                        sql.Identifier(alias, f"new_{new}"), sql.Identifier(f"c_{target}")
+                    )
                 )
             present = sql.SQL(" and ").join(
                 sql.SQL("{} is not null").format(sql.Identifier("i", name)) for name in edge.source_columns
             )
             select.append(
                 sql.SQL("({} and {} is null) as {}").format(
-                    present, sql.Identifier(alias, f"new_{edge.parent_new_key[0]}"), sql.Identifier(f"m{position}")
+                    present,
+                    sql.Identifier(alias, f"new_{edge.parent_new_key[0]}"),
+                    sql.Identifier(f"m{position}"),
                 )
             )
         for column in plan.columns:
@@ -287,7 +298,8 @@ class LoadSql:
             for new, name in zip(self.map.new, plan.target_key, strict=True)
         )
         on = sql.SQL(" and ").join(
-            sql.SQL("x.{} = {}").format(sql.Identifier(f"y{position}"), name) for position, name in enumerate(mine)
+            sql.SQL("x.{} = {}").format(sql.Identifier(f"y{position}"), name)
+            for position, name in enumerate(mine)
         )
         return sql.SQL(
             "left join (select distinct on ({theirs}) {named}, {keys} from {target} x where ({theirs}) in"
@@ -297,7 +309,8 @@ class LoadSql:
         ).format(
             theirs=sql.SQL(", ").join(theirs),
             named=sql.SQL(", ").join(
-                sql.SQL("{} as {}").format(name, sql.Identifier(f"y{position}")) for position, name in enumerate(theirs)
+                sql.SQL("{} as {}").format(name, sql.Identifier(f"y{position}"))
+                for position, name in enumerate(theirs)
             ),
             keys=sql.SQL(", ").join(keys),
             target=plan.target.identifier,
@@ -321,7 +334,9 @@ class LoadSql:
         if waiting:
             whens.append(sql.SQL("when {} then 'waiting'").format(sql.SQL(" or ").join(waiting)))
         if plan.has_map and known:
-            whens.append(sql.SQL("when r.status = 'preserved' and not {} then 'preserved'").format(self._takes_over()))
+            whens.append(
+                sql.SQL("when r.status = 'preserved' and not {} then 'preserved'").format(self._takes_over())
+            )
         if plan.declaration.match:
             fresh = sql.SQL("r.n0 is null and r.x0 is not null") if known else sql.SQL("r.x0 is not null")
             then = sql.SQL("'known'") if plan.declaration.match.then == "update" else sql.SQL("'preserved'")
@@ -330,7 +345,9 @@ class LoadSql:
         join = sql.SQL("")
         if known:
             # A key that is in the map, or natural, says nothing about the row: somebody may have deleted it.
-            whens.append(sql.SQL("when {} is not null then 'known'").format(sql.Identifier("t", plan.target_key[0])))
+            whens.append(
+                sql.SQL("when {} is not null then 'known'").format(sql.Identifier("t", plan.target_key[0]))
+            )
             join = sql.SQL("left join {} t on {}").format(
                 plan.target.identifier,
                 sql.SQL(" and ").join(
@@ -338,7 +355,11 @@ class LoadSql:
                     for name, value in zip(plan.target_key, key, strict=True)
                 ),
             )
-        outcome = sql.SQL("case {} else 'insert' end").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("'insert'")
+        outcome = (
+            sql.SQL("case {} else 'insert' end").format(sql.SQL(" ").join(whens))
+            if whens
+            else sql.SQL("'insert'")
+        )
         differs: sql.Composable = sql.SQL("false")
         if known and plan.written:
             differs = sql.SQL("({}) is distinct from ({})").format(
@@ -350,13 +371,16 @@ class LoadSql:
             outcome,
             differs,
             sql.SQL("").join(
-                sql.SQL(", {} as {}").format(value, sql.Identifier(f"f{position}")) for position, value in enumerate(key)
+                sql.SQL(", {} as {}").format(value, sql.Identifier(f"f{position}"))
+                for position, value in enumerate(key)
             ),
             join,
         )
         if made:
             name = plan.target_key[0]
-            keyed = sql.SQL("select r.*, coalesce(r.f0, case when r.outcome = 'insert' then {} end) as {} from ({}) r")
+            keyed = sql.SQL(
+                "select r.*, coalesce(r.f0, case when r.outcome = 'insert' then {} end) as {} from ({}) r"
+            )
             inner = keyed.format(self._new_key(), sql.Identifier(f"c_{name}"), inner)
         return sql.SQL("select c.*, {} as hash from ({}) c").format(self.row_hash("c"), inner)
 
@@ -394,7 +418,8 @@ class LoadSql:
             case "identity":
                 # `nextval` for each row is safe when loads run side by side; reserving a range is not.
                 return sql.SQL("nextval({}::regclass)::{}").format(
-                    sql.Literal(column.sequence), sql.SQL(column.type)  # type: ignore[arg-type]
+                    sql.Literal(column.sequence),
+                    sql.SQL(column.type),  # type: ignore[arg-type]
                 )
             case "uuid7":
                 # A version 7 UUID from the clock and the random bits of a version 4 one, on any server version.
@@ -467,7 +492,9 @@ class LoadSql:
             sql.SQL("case when c.{} then {} || array_to_string(array[{}], ', ') end").format(
                 sql.Identifier(f"m{position}"),
                 sql.Literal(f"{edge.parent} "),
-                sql.SQL(", ").join(sql.SQL("i.{}::text").format(sql.Identifier(n)) for n in edge.source_columns),
+                sql.SQL(", ").join(
+                    sql.SQL("i.{}::text").format(sql.Identifier(n)) for n in edge.source_columns
+                ),
             )
             for position, edge in enumerate(self.plan.edges)
             if edge.strategy == WAIT
