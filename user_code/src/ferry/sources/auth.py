@@ -74,7 +74,9 @@ class QueryKey:
 
 
 class OAuth1:
-    """OAuth 1.0a, each request signed; NetSuite's token-based access with `HMAC-SHA256` and the account as realm."""
+    """OAuth 1.0a, each request signed; NetSuite's token-based access with `HMAC-SHA256` and the account as
+    realm.
+    """
 
     def __init__(
         self,
@@ -113,8 +115,8 @@ class OAuth1:
 class OAuth2:
     """OAuth 2.0 access tokens, got anew before they expire and when the source refuses them.
 
-    Runs on one machine share a token through `store`, so that a refresh token that changes with each use (as many
-    vendors have it) stays known, and a token server is not asked by each run.
+    Runs on one machine share a token through `store`, so that a refresh token that changes with each use (as
+    many vendors have it) stays known, and a token server is not asked by each run.
 
     Args:
         token_url: where tokens come from.

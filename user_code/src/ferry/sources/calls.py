@@ -238,7 +238,7 @@ class Caller:
                     response.read()
                     self._refuse(self._answer(response, response.content[:4096], where))
                 with to.open("ab" if response.status_code == 206 else "wb") as file:
-                    for chunk in response.iter_raw(1 << 20):
+                    for chunk in response.iter_raw():  # as they come: a break keeps what has arrived
                         file.write(chunk)
 
         self._patiently(attempt)
@@ -308,7 +308,7 @@ class Caller:
             )
         unzip = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
         body = bytearray()
-        for chunk in response.iter_raw(1 << 16):
+        for chunk in response.iter_raw():
             while chunk:
                 # One byte over the limit is enough to know; a bomb is never unfolded further than that.
                 room = self.max_answer + 1 - len(body)

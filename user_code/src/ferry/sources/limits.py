@@ -1,7 +1,7 @@
 """Limits that all runs on one machine share: a token bucket and a set of slots, each a small locked file.
 
-The lock is the kernel's (`flock`), so it goes when its process does, however that dies. Containers share it when
-they share the directory (the stage volume). See docs/adr/rate-limits-in-locked-files.md.
+The lock is the kernel's (`flock`), so it goes when its process does, however that dies. Containers share it
+when they share the directory (the stage volume). See docs/adr/rate-limits-in-locked-files.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Ticket:
 class Bucket:
     """Points that refill steadily: `per_second` of them, `capacity` at most, shared by every process.
 
-    When the server states what is left (`settle(available=…)`), the model follows the server, whose limit others
-    may use too. Without such statements the model runs at `use` of the limit, because nothing corrects it.
+    When the server states what is left (`settle(available=…)`), the model follows the server, whose limit
+    others may use too. Without such statements the model runs at `use` of the limit, because nothing corrects
+    it.
 
     Args:
         path: the state file; made with its directory when missing.

@@ -1,4 +1,5 @@
-"""What every source hands on: pages of rows, each with the place to go on from, and a fact about completeness.
+"""What every source hands on: pages of rows, each with the place to go on from, and a fact about
+completeness.
 
 A source offers `preflight()`, `read(window, checkpoint)` and, once `read` is exhausted, `completeness`.
 """
@@ -50,8 +51,8 @@ class Page:
     """Some rows and the place to go on from.
 
     Attributes:
-        batch: the rows, at most about `PAGE_BYTES`; 0 rows when only the checkpoint has moved (a bulk operation
-            was accepted, say): such a page's checkpoint must be kept like any other.
+        batch: the rows, at most about `PAGE_BYTES`; 0 rows when only the checkpoint has moved (a bulk
+            operation was accepted, say): such a page's checkpoint must be kept like any other.
         checkpoint: JSON-serialisable; handed to `read`, the next page is the one after this.
         requests: calls sent to the source since the page before, retries among them.
         replaces: keys (each a list of values, as in the rows) of which an earlier page of this window had an
@@ -69,7 +70,8 @@ class Completeness:
     """What the source said that it has against what arrived.
 
     Attributes:
-        stated: objects that the source counted in the window; None when it offers no count that proves anything.
+        stated: objects that the source counted in the window; None when it offers no count that proves
+            anything.
         arrived: distinct objects that arrived.
         hash: order-independent hash of them (hex): equal for two reads that brought the same rows.
         notes: what could not be proved, or was noticed on the way, in words.
@@ -87,7 +89,9 @@ class Completeness:
 
 
 class WindowIncomplete(TransientError):  # noqa: N818 - the fact is its name
-    """What arrived is not what the source said: read the window again, from its beginning, without checkpoint."""
+    """What arrived is not what the source said: read the window again, from its beginning, without
+    checkpoint.
+    """
 
 
 class Source(Protocol):

@@ -1,6 +1,7 @@
 """Reading an API window by window and page by page: checkpoints, splitting, repeated pages, completeness.
 
-The loop is the same for every API that pages; what differs is a `Server` (Shopify, SuiteQL, a declared REST API).
+The loop is the same for every API that pages; what differs is a `Server` (Shopify, SuiteQL, a declared REST
+API).
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Span:
             middle = low + timedelta(seconds=int((high - low).total_seconds()) // 2)
         elif isinstance(low, int) and isinstance(high, int):
             middle = low + (high - low) // 2
-        elif isinstance(low, date) and isinstance(high, date):
-            middle = low + (high - low) // 2
+        elif type(low) is date and type(high) is date:
+            middle = low + timedelta(days=(high - low).days // 2)
         if middle is None or middle == low:
             return None
         return replace(self, end=middle), replace(self, start=middle)
@@ -88,7 +89,9 @@ class Count:
 
 @dataclass(frozen=True)
 class ServerPage:
-    """One answer: records in order, the cursor of the next page (any JSON; None at the end), a total if stated."""
+    """One answer: records in order, the cursor of the next page (any JSON; None at the end), a total if
+    stated.
+    """
 
     records: list[dict[str, Any]]
     next: Any
@@ -102,8 +105,12 @@ class Server(Protocol):
     """What an API has to offer for the loop."""
 
     caller: Caller
-    cap: int | None
     catches_up: bool
+
+    @property
+    def cap(self) -> int | None:
+        """Objects that one query hands out at most; None when there is no such cap."""
+        ...
 
     def spans(self, window: Window | None) -> list[Span]:
         """The spans to begin with, closed where the API needs them closed in order to split."""
@@ -127,7 +134,8 @@ class Reading:
 
     Args:
         server: the API.
-        key: path, or paths, of a record's key; None when it has none: then only whole repeated pages are known.
+        key: path, or paths, of a record's key; None when it has none: then only whole repeated pages are
+            known.
         version: path of what grows when a record changes (`updated_at`).
         shape: makes the batches.
         plan: what was declared, JSON-serialisable; a checkpoint of another plan is refused.
@@ -212,6 +220,7 @@ class Reading:
             return False
         state["open"], state["began"] = True, self._server.caller.now()
         state["first"] = state["last"] = count.objects if count and count.exact else None
+        state["counted"] = state["first"] is not None
         return True
 
     def _split(self, span: Span) -> tuple[Span, Span]:
@@ -229,9 +238,9 @@ class Reading:
     ) -> Iterator[tuple[Any, list[Any]]]:
         span = Span.from_json(state["spans"][0])
         page = self._server.page(span, state["cursor"])
-        mark = digest([[r for r in page.records[:50]], len(page.records)])
+        mark = digest([page.records[:50], len(page.records)])
         self._refuse_repetition(state, page, mark, span)
-        if page.total is not None:
+        if page.total is not None and span.since is None:
             state["first"] = page.total if state["first"] is None else state["first"]
             state["last"] = page.total
         parts = max(1, -(-page.size // self._page_bytes)) if page.records else 1
@@ -374,38 +383,41 @@ class Reading:
 
     def _close(self, state: dict[str, Any], span: Span, where: str) -> None:
         """Compare what the source said with what arrived; look again at what moved, or fail."""
-        arrived, first, last = state["fetched"], state["first"], state["last"]
-        if first is None:
+        if self._server.catches_up and not state["looks"] and self._keys:
+            self._look_again(state, span)  # what changed since the first page, however the counts are
+            return
+        again = self._server.count(replace(span, since=None)) if state["counted"] else None
+        last = again.objects if again and again.exact else state["last"]
+        arrived, first = state["fetched"], state["first"]
+        if first is None or last is None:
             state["proved"] = False
-        elif arrived != first or first != last:
-            again = self._server.count(replace(span, since=None))
-            last = again.objects if again and again.exact else last
-            if arrived != last:
-                if self._server.catches_up and state["looks"] < _CATCH_UPS:
-                    self._look_again(state, span, last)
-                    return
-                if not (last is not None and last <= arrived <= max(first, last) and first != last):
-                    raise WindowIncomplete(
-                        f"{arrived:,} objects arrived, and the source says that it has "
-                        + (f"{first:,}" if first == last else f"{first:,}, later {last:,}"),
-                        where=where,
-                        why="a page was short, missing or repeated, or the source changed while it was read",
-                        next="The window is read again from its beginning",
-                    )
-                state["notes"].append(f"{arrived - last} objects left the window while it was read")
-                last = arrived
+        elif arrived != last:
+            if self._server.catches_up and state["looks"] < _CATCH_UPS:
+                self._look_again(state, span)
+                return
+            # More than are there now: some left, if the source's own count says so too.
+            if not last < arrived <= first:
+                raise WindowIncomplete(
+                    f"{arrived:,} objects arrived, and the source says that it has "
+                    + (f"{first:,}" if first == last else f"{first:,}, later {last:,}"),
+                    where=where,
+                    why="a page was short, missing or repeated, or the source changed while it was read",
+                    next="The window is read again from its beginning",
+                )
+            state["notes"].append(f"{arrived - last} objects left the window while it was read")
+            last = arrived
         state["stated"] += (last or 0) - state["outside"]
         state["spans"].pop(0)
         state.update(_fresh_span())
 
-    def _look_again(self, state: dict[str, Any], span: Span, last: int | None) -> None:
-        since = state["began"]
-        kept = {k: state[k] for k in ("fetched", "outside", "first")}
-        state["spans"][0] = replace(span, since=since).as_json()
+    def _look_again(self, state: dict[str, Any], span: Span) -> None:
+        kept = {k: state[k] for k in ("fetched", "outside", "first", "last", "counted")}
+        state["spans"][0] = replace(span, since=state["began"]).as_json()
         state.update(
-            _fresh_span() | kept | {"open": True, "began": self._server.caller.now(), "last": last}
-            | {"looks": state["looks"] + 1}
-        )  # fmt: skip
+            _fresh_span()
+            | kept
+            | {"open": True, "began": self._server.caller.now(), "looks": state["looks"] + 1}
+        )
 
     def _key_of(self, record: dict[str, Any]) -> Any:
         values = [dig(record, path) for path in self._keys]
@@ -415,7 +427,7 @@ class Reading:
 def _fresh_span() -> dict[str, Any]:
     return {
         "open": False, "cursor": None, "part": 0, "fetched": 0, "outside": 0, "first": None, "last": None,
-        "began": None, "looks": 0, "recent": [], "empty": 0, "tortoise": None, "power": 1, "steps": 0,
+        "began": None, "looks": 0, "counted": False, "recent": [], "empty": 0, "tortoise": None, "power": 1, "steps": 0,
     }  # fmt: skip
 
 

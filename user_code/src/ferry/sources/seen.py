@@ -20,8 +20,8 @@ class Arrival:
 
     Attributes:
         is_new: its key has not been here.
-        supersedes: fingerprint of the older version that it takes the place of. A record that is neither new nor
-            supersedes anything is a repetition, or an older version of what is here.
+        supersedes: fingerprint of the older version that it takes the place of. A record that is neither
+            new nor supersedes anything is a repetition, or an older version of what is here.
     """
 
     is_new: bool = False
@@ -34,7 +34,8 @@ _NEW, _REPEATED = Arrival(is_new=True), Arrival()
 class SeenKeys:
     """Keys with version and content, each with the page that brought it.
 
-    The file belongs to one read; a kill leaves it at most one page ahead of the checkpoint, and `back_to` drops that.
+    The file belongs to one read; a kill leaves it at most one page ahead of the checkpoint, and `back_to`
+    drops that.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +56,8 @@ class SeenKeys:
         return self._db.execute("SELECT count(DISTINCT key) FROM seen").fetchone()[0]
 
     def judge(self, page: int, arrivals: Iterable[tuple[Any, Any, str]]) -> list[Arrival]:
-        """Note (key, version, fingerprint) of a page's records and say what each is; a null key is always new.
+        """Note (key, version, fingerprint) of a page's records and say what each is; a null key is always
+        new.
 
         Without a version, different content counts as newer: what the source says last is what holds.
         """

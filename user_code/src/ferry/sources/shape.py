@@ -42,8 +42,8 @@ class Field:
         type: `text`, `int` (64 bits), `decimal(p,s)`, `number` (its exact text), `float`, `bool`, `json` (any
             value as JSON text), `date`, `timestamp` (has a zone), `datetime` (has none), `binary`.
         path: where in the record, dotted (`customer.id`); a leading `^` for each level up, to a parent.
-        parse: whether text is parsed as the type: a declared rule, not a coercion. ISO 8601 dates and times are
-            always read, because JSON has no other way to write them.
+        parse: whether text is parsed as the type: a declared rule, not a coercion. ISO 8601 dates and
+            times are always read, because JSON has no other way to write them.
     """
 
     name: str
@@ -78,8 +78,9 @@ class Shape:
         fields: the columns; None takes them from the rows.
         ignore: top-level names of a record that go nowhere, declared; `*` for all others.
         omits_nulls: the source leaves nulls out, so an absent name means null (NetSuite's SuiteQL does so).
-        unfit: what to do with a value that is not of its field's type: `fail`, or `carry`: the cell is null and a
-            last column `_unfit` holds a JSON object of column to value, for the contract to reject the row.
+        unfit: what to do with a value that is not of its field's type: `fail`, or `carry`: the cell is
+            null and a last column `_unfit` holds a JSON object of column to value, for the contract to reject
+            the row.
     """
 
     fields: list[Field] | None = None

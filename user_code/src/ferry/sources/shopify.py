@@ -1,11 +1,14 @@
-"""Shopify's Admin API: GraphQL pages within the cost limit, with the scopes and the version checked beforehand.
+"""Shopify's Admin API: GraphQL pages within the cost limit, with the scopes and the version checked
+beforehand.
 
-Facts: GraphQL hands out at most 25,000 objects of one query and counts no further than 25,001; its limit is a bucket
+Facts: GraphQL hands out at most 25,000 objects of one query and counts no further than 25,001; its limit
+    is a bucket
 of points whose level comes with each answer; being throttled is HTTP 200 with an error of code THROTTLED.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -152,7 +155,8 @@ class ShopifySource:
         """Check token, scopes and version.
 
         Raises:
-            PermanentError: the token is refused, a scope is missing, or the version is not what the shop answers.
+            PermanentError: the token is refused, a scope is missing, or the version is not what the shop
+                answers.
         """
         check_access(self.caller, self.shop, self.entity)
 
@@ -178,7 +182,10 @@ class ShopifySource:
         """What Shopify counts in the span; not exact when it stops counting."""
         if not self.entity.counts:
             return None
-        query = f"query($query: String, $limit: Int) {{ c: {self.entity.counts}(query: $query, limit: $limit) {{ count precision }} }}"
+        query = (
+            "query($query: String, $limit: Int) "
+            f"{{ c: {self.entity.counts}(query: $query, limit: $limit) {{ count precision }} }}"
+        )
         told = self.graphql(query, {"query": self._search(span), "limit": self.cap + 1}, cost=20)["c"]
         exact = told.get("precision", "EXACT") == "EXACT" and told["count"] <= self.cap
         return Count(told["count"], exact)
@@ -329,10 +336,8 @@ def _scopes(caller: Caller) -> tuple[Answer, set[str]]:
 
 
 def _unless_throttled(answer: Answer) -> Answer:
-    try:
+    with contextlib.suppress(PermanentError):  # an app that may not ask about itself is asked the other way
         judged(answer)
-    except PermanentError:
-        pass  # an app that may not ask about itself is asked the other way
     return answer
 
 

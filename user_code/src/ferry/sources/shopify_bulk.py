@@ -1,9 +1,9 @@
 """Shopify's bulk operations: submit, wait, fetch the JSONL, prove it whole, and hand on its rows.
 
-An operation is remembered by its id before it has finished, so a restart waits for the one that runs instead of
-starting another. Nothing of a result is handed on before all of it was counted: lines against `objectCount`, roots
-against `rootObjectCount`, bytes against `fileSize`, and every child's parent is there. Children are joined to their
-parents by `__parentId` through a table on disk, in whatever order they come.
+An operation is remembered by its id before it has finished, so a restart waits for the one that runs instead
+of starting another. Nothing of a result is handed on before all of it was counted: lines against
+`objectCount`, roots against `rootObjectCount`, bytes against `fileSize`, and every child's parent is there.
+Children are joined to their parents by `__parentId` through a table on disk, in whatever order they come.
 """
 
 from __future__ import annotations

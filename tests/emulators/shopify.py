@@ -1,0 +1,883 @@
+"""A shop that behaves like Shopify's Admin API, over a real socket.
+
+    python tests/emulators/shopify.py --port 8901 --orders 3000
+
+GraphQL (graphql-core executes it against a schema), bulk operations, REST with `Link` pages; cost and leaky
+buckets; the caps; scopes and versions. `POST /_control` changes how it behaves (see `Faults`), `GET
+/_control` tells what was asked of it.
+"""
+# The schema's lines are long, its methods are named as Shopify names them, and its chance is no secret's.
+# ruff: noqa: E501, D102, S311, N802, N803
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import hashlib
+import json
+import random
+import re
+import threading
+import time
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from graphql import FieldNode, InlineFragmentNode, build_schema, graphql_sync, parse, value_from_ast_untyped
+
+_CONNECTIONS = {
+    "Order": "CREATED_AT UPDATED_AT PROCESSED_AT ID", "Customer": "CREATED_AT UPDATED_AT NAME ID",
+    "Product": "CREATED_AT UPDATED_AT TITLE ID", "ProductVariant": "TITLE SKU POSITION ID",
+}  # fmt: skip
+_ROOTS = {
+    "Order": "orders",
+    "Customer": "customers",
+    "Product": "products",
+    "ProductVariant": "productVariants",
+}
+
+SDL = """
+scalar DateTime
+scalar Decimal
+scalar UnsignedInt64
+scalar URL
+interface Node { id: ID! }
+type PageInfo { hasNextPage: Boolean! endCursor: String }
+enum CountPrecision { EXACT AT_LEAST }
+type Count { count: Int! precision: CountPrecision! }
+type MoneyV2 { amount: Decimal! currencyCode: String! }
+type MoneyBag { shopMoney: MoneyV2! presentmentMoney: MoneyV2! }
+type CustomerEmailAddress { emailAddress: String! }
+type CustomerPhoneNumber { phoneNumber: String! }
+type AccessScope { handle: String! description: String! }
+type AppInstallation { id: ID! accessScopes: [AccessScope!]! }
+type ApiVersion { handle: String! supported: Boolean! displayName: String! }
+type Shop { id: ID! name: String! myshopifyDomain: String! }
+type Metafield implements Node { id: ID! namespace: String! key: String! type: String! value: String!
+  createdAt: DateTime! updatedAt: DateTime! }
+type Customer implements Node { id: ID! legacyResourceId: UnsignedInt64! firstName: String lastName: String
+  email: String phone: String defaultEmailAddress: CustomerEmailAddress defaultPhoneNumber:
+      CustomerPhoneNumber
+  state: String! numberOfOrders: UnsignedInt64! note: String tags: [String!]! createdAt: DateTime!
+      updatedAt: DateTime!
+  metafields(first: Int, after: String): MetafieldConnection! }
+type LineItem implements Node { id: ID! title: String! sku: String quantity: Int! product: Product
+  variant: ProductVariant originalUnitPriceSet: MoneyBag! }
+type Order implements Node { id: ID! legacyResourceId: UnsignedInt64! name: String! email: String customer:
+Customer
+  currencyCode: String! totalPriceSet: MoneyBag! displayFinancialStatus: String displayFulfillmentStatus:
+      String!
+  cancelledAt: DateTime processedAt: DateTime! createdAt: DateTime! updatedAt: DateTime! tags: [String!]!
+  lineItems(first: Int, after: String): LineItemConnection! metafields(first: Int, after: String):
+  MetafieldConnection! }
+type Product implements Node { id: ID! legacyResourceId: UnsignedInt64! title: String! handle: String! vendor:
+String!
+  productType: String! status: String! tags: [String!]! createdAt: DateTime! updatedAt: DateTime!
+  variants(first: Int, after: String): ProductVariantConnection!
+  metafields(first: Int, after: String): MetafieldConnection! }
+type ProductVariant implements Node { id: ID! legacyResourceId: UnsignedInt64! title: String! sku: String
+  price: Decimal! position: Int! product: Product! createdAt: DateTime! updatedAt: DateTime! }
+type BulkOperation implements Node { id: ID! status: String! errorCode: String objectCount: UnsignedInt64!
+  rootObjectCount: UnsignedInt64! fileSize: UnsignedInt64 url: URL partialDataUrl: URL query: String!
+      type: String!
+  createdAt: DateTime! completedAt: DateTime }
+type UserError { field: [String!] message: String! }
+type BulkPayload { bulkOperation: BulkOperation userErrors: [UserError!]! }
+type Mutation { bulkOperationRunQuery(query: String!, groupObjects: Boolean! = false): BulkPayload
+  bulkOperationCancel(id: ID!): BulkPayload }
+"""
+for _kind in (*_CONNECTIONS, "LineItem", "Metafield"):
+    SDL += (
+        f"type {_kind}Edge {{ cursor: String! node: {_kind}! }}\n"
+        f"type {_kind}Connection {{ edges: [{_kind}Edge!]! nodes: [{_kind}!]! pageInfo: PageInfo! }}\n"
+    )
+SDL += "type Query { shop: Shop! node(id: ID!): Node currentAppInstallation: AppInstallation!\n"
+SDL += "publicApiVersions: [ApiVersion!]! currentBulkOperation: BulkOperation\n"
+for _kind, _root in _ROOTS.items():
+    SDL += f"{_root}(first: Int, after: String, query: String, sortKey: {_kind}SortKeys = ID): {_kind}Connection!\n"
+    SDL += f"{_root}Count(query: String, limit: Int = 10000): Count\n"
+SDL = (
+    SDL.replace("ordersCount", "ordersCount").replace("productVariantsCount", "productVariantsCount") + "}\n"
+)
+for _kind, _keys in _CONNECTIONS.items():
+    SDL += f"enum {_kind}SortKeys {{ {_keys} }}\n"
+
+_SCOPES = {"orders": "read_orders", "customers": "read_customers", "products": "read_products",
+           "productVariants": "read_products"}  # fmt: skip
+VERSIONS = ("2025-07", "2025-10", "2026-01", "2026-04")
+
+
+@dataclass
+class Faults:
+    """How the shop is told to misbehave; `POST /_control` with the names as JSON keys."""
+
+    throttle_next: int = (
+        0  # that many API calls answer 429 (REST) or THROTTLED (GraphQL), whatever the bucket
+    )
+    error_next: int = 0  # that many calls answer 500
+    half_next: int = 0  # that many answers are cut in the middle
+    error_every: int = 0  # every n-th call answers 500
+    hang_next: float = 0  # the next call waits so many seconds
+    drop_row: int = 0  # every n-th row of a connection is left out of its page
+    repeat_page: int = 0  # from that page on (counted over all), the page before is served again
+    repeat_cursor: bool = False  # the cursor never moves on
+    truncate_bulk: int = 0  # so many bytes are missing at the end of a bulk file, on every download
+    cut_download: int = 0  # the next n downloads break off in the middle
+    drop_bulk_line: int = 0  # that line of a bulk file is missing
+    shuffle_bulk: bool = True  # children come anywhere, not after their parents
+    no_ranges: bool = False  # downloads ignore Range
+    bulk_seconds: float = 0.3  # how long an operation takes
+    bulk_status: str = "COMPLETED"  # how operations end
+    skew: float = 0  # seconds that this server's clock is ahead
+    bomb: bool = False  # the next API answer unfolds to 100 MB
+    no_zone: bool = False  # times have no zone
+    null_id: bool = False  # the first row of each page has a null id
+    mutate_after: int = 0  # after so many pages one order changes and one appears in the past
+    versions: list[str] = field(default_factory=lambda: list(VERSIONS))
+    scopes: list[str] = field(
+        default_factory=lambda: ["read_orders", "read_all_orders", "read_customers", "read_products"]
+    )
+
+
+class Bucket:
+    """A leaky bucket, kept by this server's clock; `overdrawn` counts what it had to refuse."""
+
+    def __init__(self, capacity: float, rate: float) -> None:
+        self.capacity, self.rate = capacity, rate
+        self.level, self.at, self.spent, self.overdrawn = capacity, time.monotonic(), 0.0, 0
+
+    def refill(self) -> float:
+        """The points there are now."""
+        now = time.monotonic()
+        self.level, self.at = min(self.capacity, self.level + (now - self.at) * self.rate), now
+        return self.level
+
+    def spend(self, cost: float) -> bool:
+        """Take points, if they are there."""
+        if self.refill() < cost:
+            self.overdrawn += 1
+            return False
+        self.level -= cost
+        self.spent += cost
+        return True
+
+
+class Shop:
+    """The data and what is known of the callers."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.lock, self.faults = args, threading.Lock(), Faults()
+        self.schema = build_schema(SDL)
+        self.points = Bucket(args.points, args.points_per_second)
+        self.calls = Bucket(args.calls, args.calls_per_second)
+        self.counts: dict[str, int] = {}
+        self.pages = 0
+        self.operations: dict[str, dict[str, Any]] = {}
+        self.last_connection: dict[str, Any] | None = None
+        self.bulk_bytes = 0
+        self.data = _make_shop(args)
+
+    def tell(self) -> dict[str, Any]:
+        """What was asked of this server, for tests."""
+        return {
+            "requests": dict(self.counts), "total": sum(self.counts.values()), "spent": self.points.spent,
+            "overdrawn": self.points.overdrawn, "rest_spent": self.calls.spent, "rest_overdrawn": self.calls.overdrawn,
+            "operations": len(self.operations), "bulk_bytes": self.bulk_bytes,
+            "rows": {k: len(v) for k, v in self.data.items()}, "pages": self.pages,
+        }  # fmt: skip
+
+    def now(self) -> float:
+        """This server's clock."""
+        return time.time() + self.faults.skew
+
+
+def _make_shop(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    chance = random.Random(args.seed)
+    begin = datetime(2021, 1, 1, tzinfo=UTC)
+    span = timedelta(days=4 * 365)
+
+    def stamp(at: datetime) -> str:
+        return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def gid(kind: str, number: int) -> str:
+        return f"gid://shopify/{kind}/{number}"
+
+    def money(amount: str) -> dict[str, Any]:
+        one = {"amount": amount, "currencyCode": "EUR"}
+        return {"shopMoney": one, "presentmentMoney": one}
+
+    customers, products, variants, orders, lines = [], [], [], [], []
+    for n in range(args.customers):
+        number = 9_007_199_254_740_993 + n  # beyond what a double holds
+        at = begin + span * (n / max(1, args.customers))
+        customers.append({
+            "id": gid("Customer", number), "legacyResourceId": str(number), "firstName": f"First{n}",
+            "lastName": None if n % 17 == 0 else f"Last{n}", "email": f"c{n}@example.com", "phone": None,
+            "defaultEmailAddress": {"emailAddress": f"c{n}@example.com"}, "defaultPhoneNumber": None,
+            "state": "ENABLED", "numberOfOrders": "3", "note": None, "tags": ["vip"] if n % 5 == 0 else [],
+            "createdAt": stamp(at), "updatedAt": stamp(at + timedelta(hours=n % 99)),
+        })  # fmt: skip
+    for n in range(args.products):
+        at = begin + span * (n / max(1, args.products))
+        product = {
+            "id": gid("Product", 7_000_000 + n), "legacyResourceId": str(7_000_000 + n), "title": f"Thing {n}",
+            "handle": f"thing-{n}", "vendor": "Ours", "productType": "thing", "status": "ACTIVE", "tags": [],
+            "createdAt": stamp(at), "updatedAt": stamp(at), "variants": [],
+        }  # fmt: skip
+        for p in range(1 + n % 3):
+            number = 8_000_000 + n * 10 + p
+            product["variants"].append({
+                "id": gid("ProductVariant", number), "legacyResourceId": str(number), "title": f"Size {p}",
+                "sku": f"T{n}-{p}", "price": f"{n % 90 + 10}.{p}0", "position": p + 1, "product": product,
+                "createdAt": stamp(at), "updatedAt": stamp(at),
+            })  # fmt: skip
+        products.append(product)
+        variants.extend(product["variants"])
+    for n in range(args.orders):
+        # Some seconds have many orders, so that an order by time alone is not total.
+        at = begin + timedelta(seconds=int(span.total_seconds() * (n // 3 * 3) / max(1, args.orders)))
+        number = 5_500_000_000_000 + n * 7
+        order = {
+            "id": gid("Order", number), "legacyResourceId": str(number), "name": f"#{1000 + n}",
+            "email": f"c{n % max(1, args.customers)}@example.com",
+            "customer": customers[n % len(customers)] if customers and n % 23 else None, "currencyCode": "EUR",
+            "totalPriceSet": money(f"{chance.randrange(100, 99999) / 100:.2f}"), "displayFinancialStatus": "PAID",
+            "displayFulfillmentStatus": "FULFILLED", "cancelledAt": None, "processedAt": stamp(at),
+            "createdAt": stamp(at), "updatedAt": stamp(at + timedelta(days=1)), "tags": [], "lineItems": [],
+        }  # fmt: skip
+        for p in range(1 + n % 4):
+            variant = variants[(n + p) % len(variants)] if variants else None
+            line = {
+                "id": gid("LineItem", number * 10 + p), "title": "Thing", "sku": variant and variant["sku"],
+                "quantity": p + 1, "variant": variant, "product": variant and variant["product"],
+                "originalUnitPriceSet": money("12.50"),
+            }  # fmt: skip
+            order["lineItems"].append(line)
+            lines.append(line)
+        orders.append(order)
+    for n, owner in enumerate(customers + products + orders):
+        owner["metafields"] = [
+            {"id": gid("Metafield", 30_000_000 + n), "namespace": "custom", "key": "old_id",
+             "type": "single_line_text_field", "value": str(n), "createdAt": owner["createdAt"],
+             "updatedAt": owner["updatedAt"]}
+        ] if n % 2 == 0 else []  # fmt: skip
+    return {"orders": orders, "customers": customers, "products": products, "productVariants": variants,
+            "lines": lines}  # fmt: skip
+
+
+# --- GraphQL
+# ---------------------------------------------------------------------------------------------------------
+
+_TERM = re.compile(r"(\w+):\s*(>=|<=|>|<|)\s*'?([^'\s]+)'?")
+
+
+def _matches(search: str | None) -> Any:
+    terms = _TERM.findall(search or "")
+    names = {"created_at": "createdAt", "updated_at": "updatedAt", "processed_at": "processedAt", "status": None,
+             "id": "legacyResourceId"}  # fmt: skip
+    for name, _, _ in terms:
+        if name not in names:
+            raise ValueError(f"Invalid search field for this query: {name}")
+
+    def ok(row: dict[str, Any]) -> bool:
+        for name, sign, text in terms:
+            key = names[name]
+            if key is None:
+                continue
+            mine, other = row[key], text.replace("+00:00", "Z")
+            compare = {
+                ">=": mine >= other,
+                "<=": mine <= other,
+                ">": mine > other,
+                "<": mine < other,
+                "": mine == other,
+            }
+            if not compare[sign]:
+                return False
+        return True
+
+    return ok
+
+
+class Resolver:
+    """Root values: each connection with its filter, order, cursor and cap."""
+
+    def __init__(self, shop: Shop, scopes: list[str], host: str) -> None:
+        self._shop, self._scopes, self._host = shop, scopes, host
+        for root in _SCOPES:
+            setattr(self, root, self._connection(root))
+            setattr(self, f"{root}Count", self._count(root))
+
+    def _visible(self, root: str, search: str | None) -> list[dict[str, Any]]:
+        if _SCOPES[root] not in self._scopes:
+            raise PermissionError(
+                f"Access denied for {root} field. Required access: `{_SCOPES[root]}` access scope."
+            )
+        ok = _matches(search)
+        rows = [r for r in self._shop.data[root] if ok(r)]
+        if root == "orders" and "read_all_orders" not in self._scopes:
+            limit = datetime.fromtimestamp(self._shop.now() - 60 * 86400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            rows = [r for r in rows if r["createdAt"] >= limit]
+        return rows
+
+    def _count(self, root: str) -> Any:
+        def count(_info: Any, query: str | None = None, limit: int | None = 10_000) -> dict[str, Any]:
+            found = len(self._visible(root, query))
+            most = min(limit if limit is not None else self._shop.args.cap + 1, self._shop.args.cap + 1)
+            return {"count": min(found, most), "precision": "EXACT" if found < most else "AT_LEAST"}
+
+        return count
+
+    def _connection(self, root: str) -> Any:
+        def connection(
+            _info: Any,
+            first: int | None = None,
+            after: str | None = None,
+            query: str | None = None,
+            sortKey: str = "ID",
+        ) -> dict[str, Any]:
+            faults = self._shop.faults
+            if first is None or not 0 < first <= 250:
+                raise ValueError("you must provide one of first or last, from 1 to 250")
+            sort = {"ID": "id", "SKU": "sku", "TITLE": "title", "POSITION": "position"}.get(
+                sortKey, re.sub("_(.)", lambda m: m[1].upper(), sortKey.lower())
+            )
+            rows = sorted(
+                self._visible(root, query), key=lambda r: (str(r[sort]), int(r["id"].rsplit("/", 1)[1]))
+            )
+            done = 0
+            if after is not None:
+                try:
+                    place = json.loads(base64.b64decode(after))
+                    last = (place["value"], place["id"])
+                    done = place["n"]
+                except (ValueError, KeyError):
+                    raise ValueError("Invalid cursor for current pagination sort.") from None
+                rows = [r for r in rows if (str(r[sort]), int(r["id"].rsplit("/", 1)[1])) > last]
+            if done + first > self._shop.args.cap:
+                if done >= self._shop.args.cap:
+                    raise ValueError(f"Pagination limit of {self._shop.args.cap} objects reached")
+                first = self._shop.args.cap - done
+            page, more = rows[:first], len(rows) > first
+            self._shop.pages += 1
+            if faults.mutate_after and self._shop.pages == faults.mutate_after:
+                self._mutate()
+            cursors = [
+                base64.b64encode(
+                    json.dumps(
+                        {"value": str(r[sort]), "id": int(r["id"].rsplit("/", 1)[1]), "n": done + at + 1}
+                    ).encode()
+                ).decode()
+                for at, r in enumerate(page)
+            ]
+            if faults.drop_row:
+                keep = [at for at in range(len(page)) if (done + at + 1) % faults.drop_row]
+                page, kept = [page[at] for at in keep], [cursors[at] for at in keep]
+            else:
+                kept = cursors
+            answer = {
+                "edges": [{"node": r, "cursor": c} for r, c in zip(page, kept, strict=True)], "nodes": page,
+                "pageInfo": {"hasNextPage": more, "endCursor": cursors[-1] if cursors else None},
+            }  # fmt: skip
+            if faults.repeat_cursor and after is not None:
+                answer["pageInfo"] = {"hasNextPage": True, "endCursor": after}
+            if faults.repeat_page and self._shop.pages >= faults.repeat_page and self._shop.last_connection:
+                answer = self._shop.last_connection | {"pageInfo": answer["pageInfo"]}
+            self._shop.last_connection = answer
+            return answer
+
+        return connection
+
+    def _mutate(self) -> None:
+        orders = self._shop.data["orders"]
+        now = datetime.fromtimestamp(self._shop.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        orders[0] |= {"email": "changed@example.com", "updatedAt": now}
+        late = dict(orders[1]) | {
+            "id": "gid://shopify/Order/1", "legacyResourceId": "1", "name": "#late", "updatedAt": now, "lineItems": [],
+        }  # fmt: skip
+        orders.append(late)
+
+    def shop(self, _info: Any) -> dict[str, Any]:
+        return {"id": "gid://shopify/Shop/1", "name": "Emulated", "myshopifyDomain": "emulated.myshopify.com"}
+
+    def currentAppInstallation(self, _info: Any) -> dict[str, Any]:
+        scopes = [{"handle": s, "description": s} for s in self._shop.faults.scopes]
+        return {"id": "gid://shopify/AppInstallation/1", "accessScopes": scopes}
+
+    def publicApiVersions(self, _info: Any) -> list[dict[str, Any]]:
+        return [{"handle": v, "supported": True, "displayName": v} for v in self._shop.faults.versions]
+
+    def node(self, _info: Any, id: str) -> dict[str, Any] | None:  # noqa: A002
+        operation = self._shop.operations.get(id)
+        if operation:
+            return {"__typename": "BulkOperation", **_look(self._shop, operation, self._host)}
+        return None
+
+    def currentBulkOperation(self, _info: Any) -> dict[str, Any] | None:
+        last = list(self._shop.operations.values())[-1:]
+        return _look(self._shop, last[0], self._host) if last else None
+
+    def bulkOperationRunQuery(self, _info: Any, query: str, groupObjects: bool = False) -> dict[str, Any]:
+        shop = self._shop
+        running = [o for o in shop.operations.values() if _status(shop, o) == "RUNNING"]
+        places = 5 if self.version >= "2026-01" else 1
+        if len(running) >= places:
+            message = (
+                f"A bulk query operation for this app and shop is already in progress: {running[0]['id']}."
+            )
+            return {"bulkOperation": None, "userErrors": [{"field": None, "message": message}]}
+        try:
+            lines = _bulk(self, query, grouped=groupObjects and not shop.faults.shuffle_bulk)
+        except (ValueError, PermissionError) as error:
+            return {"bulkOperation": None, "userErrors": [{"field": ["query"], "message": str(error)}]}
+        number = f"gid://shopify/BulkOperation/{720_000 + len(shop.operations)}"
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        shop.operations[number] = {
+            "id": number, "query": query, "begun": time.monotonic(), "lines": len(lines), "body": body,
+            "roots": sum("__parentId" not in line for line in lines), "status": shop.faults.bulk_status,
+        }  # fmt: skip
+        return {"bulkOperation": _look(shop, shop.operations[number], self._host), "userErrors": []}
+
+    version = "2026-01"
+
+
+def _status(shop: Shop, operation: dict[str, Any]) -> str:
+    over = time.monotonic() - operation["begun"] >= shop.faults.bulk_seconds
+    return operation["status"] if over else "RUNNING"
+
+
+def _look(shop: Shop, operation: dict[str, Any], host: str) -> dict[str, Any]:
+    status, done = _status(shop, operation), _status(shop, operation) == "COMPLETED"
+    signature = hashlib.sha256(operation["id"].encode()).hexdigest()[:24]
+    url = f"http://{host}/bulk/{operation['id'].rsplit('/', 1)[1]}?signature={signature}"
+    return {
+        "id": operation["id"], "status": status, "query": operation["query"], "type": "QUERY",
+        "errorCode": "INTERNAL_SERVER_ERROR" if status == "FAILED" else None,
+        "objectCount": str(operation["lines"] if done else operation["lines"] // 2),
+        "rootObjectCount": str(operation["roots"] if done else 0),
+        "fileSize": str(len(operation["body"])) if done else None,
+        "url": url if done and operation["lines"] else None, "partialDataUrl": None,
+        "createdAt": "2026-01-01T00:00:00Z", "completedAt": None,
+    }  # fmt: skip
+
+
+def _bulk(resolver: Resolver, query: str, *, grouped: bool) -> list[dict[str, Any]]:
+    document = parse(query)
+    top = document.definitions[0].selection_set.selections  # type: ignore[union-attr]
+    if len(top) != 1:
+        raise ValueError("Bulk queries must have one top-level field")
+    connections = [0]
+    lines: list[dict[str, Any]] = []
+
+    def nodes(selection: FieldNode) -> Any:
+        inner = {f.name.value: f for f in selection.selection_set.selections}
+        if "edges" in inner:
+            inner = {f.name.value: f for f in inner["edges"].selection_set.selections}
+            return inner["node"].selection_set
+        return inner["nodes"].selection_set
+
+    def plain(row: dict[str, Any], selections: Any, parent: str | None, depth: int) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for one in selections:
+            if isinstance(one, InlineFragmentNode):
+                out |= plain(row, one.selection_set.selections, parent, depth)
+                continue
+            name = one.name.value
+            if name not in row:
+                raise ValueError(f"Field '{name}' doesn't exist")
+            value = row[name]
+            if name in ("lineItems", "variants", "metafields"):
+                walk(value, one, row["id"], depth + 1)
+            elif one.selection_set and isinstance(value, dict):
+                out[name] = plain(value, one.selection_set.selections, parent, depth)
+            else:
+                out[name] = value
+        return out
+
+    def walk(rows: list[dict[str, Any]], selection: FieldNode, parent: str | None, depth: int) -> None:
+        if depth > 2:
+            raise ValueError("Bulk queries cannot nest connections deeper than 2")
+        for row in rows:
+            place = len(lines)
+            lines.append({})
+            lines[place] = plain(row, nodes(selection).selections, parent, depth)
+            if parent is not None:
+                lines[place]["__parentId"] = parent
+
+    root = top[0]
+    text = str(query)
+    connections[0] = text.count("edges") or text.count("nodes")
+    if connections[0] > 5:
+        raise ValueError("Bulk queries cannot contain more than 5 connections")
+    given = {a.name.value: value_from_ast_untyped(a.value) for a in root.arguments}
+    walk(resolver._visible(root.name.value, given.get("query")), root, None, 0)
+    if not grouped:
+        random.Random(1).shuffle(lines)
+    return lines
+
+
+def _cost(document: Any, variables: dict[str, Any]) -> int:
+    def of(node: Any, times: int) -> int:
+        if not getattr(node, "selection_set", None):
+            return 0
+        total = 0
+        for one in node.selection_set.selections:
+            if isinstance(one, InlineFragmentNode):
+                total += of(one, times)
+                continue
+            given = {a.name.value: value_from_ast_untyped(a.value, variables) for a in one.arguments}
+            if "first" in given:
+                total += times * 2 + of(one, times * int(given["first"] or 0))
+            elif one.name.value in ("edges", "pageInfo", "nodes"):
+                total += (times if one.name.value == "nodes" else 0) + of(one, times)
+            elif one.selection_set:
+                total += times + of(one, times)
+            elif one.name.value.endswith("Count"):
+                total += 10
+        return total
+
+    main = document.definitions[0]
+    return max(1, of(main, 1)) + (10 if main.operation.value == "mutation" else 0)
+
+
+# --- HTTP
+# ------------------------------------------------------------------------------------------------------------
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection to the shop."""
+
+    protocol_version = "HTTP/1.1"
+    shop: Shop
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing on the terminal."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The `Date` header, by this server's clock."""
+        return formatdate(self.shop.now() if timestamp is None else timestamp, usegmt=True)
+
+    def do_POST(self) -> None:
+        """GraphQL and control."""
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/_control":
+            return self._control(json.loads(body or b"{}"))
+        found = re.fullmatch(r"/admin/api/([\w-]+)/graphql\.json", self.path)
+        if not found:
+            return self._send(404, {"errors": "Not Found"})
+        if self._refused("graphql"):
+            return None
+        with self.shop.lock:
+            status, answer = self._graphql(json.loads(body), found[1])
+        return self._send(status, answer, {"X-Shopify-API-Version": self._served(found[1])})
+
+    def do_GET(self) -> None:
+        """REST, bulk results and control."""
+        parts = urlsplit(self.path)
+        if parts.path == "/_control":
+            return self._send(200, self.shop.tell(), counted=False)
+        if parts.path.startswith("/bulk/"):
+            return self._download(parts)
+        if parts.path == "/admin/oauth/access_scopes.json":
+            if not self._refused("rest"):
+                self._send(200, {"access_scopes": [{"handle": s} for s in self.shop.faults.scopes]})
+            return None
+        found = re.fullmatch(r"/admin/api/([\w-]+)/(\w+)(/count)?\.json", parts.path)
+        if not found:
+            return self._send(404, {"errors": "Not Found"})
+        if not self._refused("rest"):
+            self._rest(found, parse_qs(parts.query))
+        return None
+
+    def _control(self, wanted: dict[str, Any]) -> None:
+        shop = self.shop
+        with shop.lock:
+            if wanted.pop("reset", False):
+                shop.faults, shop.counts, shop.pages = Faults(), {}, 0
+                shop.operations, shop.last_connection, shop.bulk_bytes = {}, None, 0
+                shop.points = Bucket(shop.args.points, shop.args.points_per_second)
+                shop.calls = Bucket(shop.args.calls, shop.args.calls_per_second)
+            known = {f.name for f in fields(Faults)}
+            for name, value in wanted.items():
+                if name not in known:
+                    return self._send(400, {"errors": f"no fault {name}"}, counted=False)
+                setattr(shop.faults, name, value)
+        return self._send(200, shop.tell(), counted=False)
+
+    def _served(self, version: str) -> str:
+        supported = self.shop.faults.versions
+        return version if version in supported else supported[0]
+
+    def _refused(self, kind: str) -> bool:
+        """Count the call; answer it with a fault or a refusal if one is due."""
+        shop = self.shop
+        with shop.lock:
+            shop.counts[kind] = number = shop.counts.get(kind, 0) + 1
+            faults = shop.faults
+            due = None
+            if faults.hang_next:
+                due, pause = "hang", faults.hang_next
+                faults.hang_next = 0
+            elif faults.throttle_next:
+                due, faults.throttle_next = "throttle", faults.throttle_next - 1
+            elif faults.error_next:
+                due, faults.error_next = "error", faults.error_next - 1
+            elif faults.half_next:
+                due, faults.half_next = "half", faults.half_next - 1
+            elif faults.error_every and number % faults.error_every == 0:
+                due = "error"
+            elif faults.bomb:
+                due, faults.bomb = "bomb", False
+        if due == "hang":
+            time.sleep(pause)
+            self.close_connection = True
+        elif due == "error":
+            self._send(500, {"errors": "Internal Server Error"})
+        elif due == "throttle" and kind == "rest":
+            self._send(429, {"errors": "Exceeded 2 calls per second for api client."}, {"Retry-After": "0.2"})
+        elif due == "throttle":
+            self._send(200, self._throttled(100, forced=True))
+        elif due == "half":
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "5000")
+            self.end_headers()
+            self.wfile.write(b'{"data": {"page": {"edges": [{"node": {"id": "gid://shop')
+            self.close_connection = True
+        elif due == "bomb":
+            packed = gzip.compress(b'{"data": "' + b"0" * 100_000_000, 1)
+            self.send_response(200)
+            for name, value in (("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))):
+                self.send_header(name, value)
+            self.end_headers()
+            try:
+                self.wfile.write(packed)
+            except OSError:
+                self.close_connection = True
+        if due:
+            return True
+        if self.headers.get("X-Shopify-Access-Token") != shop.args.token:
+            message = "[API] Invalid API key or access token (unrecognized login or wrong password)"
+            self._send(401, {"errors": message})
+            return True
+        return False
+
+    def _throttled(self, cost: float, *, forced: bool = False) -> dict[str, Any]:
+        points = self.shop.points
+        available = 0 if forced else int(points.refill())
+        return {
+            "errors": [{"message": "Throttled", "extensions": {"code": "THROTTLED"}}],
+            "extensions": {"cost": {
+                "requestedQueryCost": min(cost, 10) if forced else cost, "actualQueryCost": None,
+                "throttleStatus": {"maximumAvailable": points.capacity, "currentlyAvailable": available,
+                                   "restoreRate": points.rate}}},
+        }  # fmt: skip
+
+    def _graphql(self, asked: dict[str, Any], version: str) -> tuple[int, dict[str, Any]]:
+        shop, variables = self.shop, asked.get("variables") or {}
+        try:
+            document = parse(asked["query"])
+        except Exception as error:
+            return 200, {"errors": [{"message": str(error)}]}
+        cost = _cost(document, variables)
+        if cost > 1000:
+            message = f"Query cost is {cost}, which exceeds the single query max cost limit (1000)."
+            return 200, {"errors": [{"message": message, "extensions": {
+                "code": "MAX_COST_EXCEEDED", "cost": cost, "maxCost": 1000}}]}  # fmt: skip
+        if not shop.points.spend(cost):
+            return 200, self._throttled(cost)
+        resolver = Resolver(shop, shop.faults.scopes, self.headers["Host"])
+        resolver.version = self._served(version)
+        result = graphql_sync(shop.schema, asked["query"], resolver, variable_values=variables)
+        answer: dict[str, Any] = {"data": result.data}
+        if result.errors:
+            answer["errors"] = [
+                {"message": e.message, "path": e.path, "extensions": {
+                    "code": "ACCESS_DENIED" if isinstance(e.original_error, PermissionError) else "BAD_REQUEST"}}
+                for e in result.errors
+            ]  # fmt: skip
+            if not result.data:
+                answer.pop("data")
+        page = (result.data or {}).get("page")
+        if page and page["edges"]:
+            if shop.faults.no_zone:
+                for edge in page["edges"]:
+                    edge["node"] |= {k: v.rstrip("Z") for k, v in edge["node"].items() if k == "createdAt"}
+            if shop.faults.null_id:
+                page["edges"][0]["node"]["id"] = None
+        actual = max(1, int(cost * 0.6)) if page else cost
+        shop.points.level = min(shop.points.capacity, shop.points.level + cost - actual)
+        shop.points.spent -= cost - actual
+        answer["extensions"] = {"cost": {
+            "requestedQueryCost": cost, "actualQueryCost": actual,
+            "throttleStatus": {"maximumAvailable": shop.points.capacity,
+                               "currentlyAvailable": int(shop.points.refill()), "restoreRate": shop.points.rate}}}  # fmt: skip
+        return 200, answer
+
+    def _rest(self, found: re.Match[str], given: dict[str, list[str]]) -> None:
+        shop, args = self.shop, {k: v[0] for k, v in given.items()}
+        with shop.lock:
+            allowed = shop.calls.spend(1)
+            used = shop.calls.capacity - int(shop.calls.refill())
+        headers = {"X-Shopify-Shop-Api-Call-Limit": f"{used:.0f}/{shop.calls.capacity:.0f}",
+                   "X-Shopify-API-Version": self._served(found[1])}  # fmt: skip
+        if not allowed:
+            return self._send(
+                429, {"errors": "Exceeded calls per second for api client."}, headers | {"Retry-After": "2.0"}
+            )
+        root = found[2]
+        if root not in ("orders", "customers", "products"):
+            return self._send(404, {"errors": "Not Found"}, headers)
+        if _SCOPES[root] not in shop.faults.scopes:
+            message = f"[API] This action requires merchant approval for {_SCOPES[root]} scope."
+            return self._send(403, {"errors": message}, headers)
+        limit = int(args.get("limit", 50))
+        if limit > 250:
+            return self._send(400, {"errors": {"limit": "must be at most 250"}}, headers)
+        if "page_info" in args:
+            if set(args) - {"page_info", "limit", "fields"}:
+                return self._send(
+                    400, {"errors": {"page_info": "no other parameter may go with it"}}, headers
+                )
+            try:
+                asked = json.loads(base64.urlsafe_b64decode(args["page_info"]))
+            except ValueError:
+                return self._send(400, {"errors": {"page_info": "Invalid value."}}, headers)
+        else:
+            known = {"limit", "fields", "status", "created_at_min", "created_at_max", "updated_at_min",
+                     "updated_at_max", "order", "since_id"}  # fmt: skip
+            if set(args) - known:
+                return self._send(400, {"errors": f"unknown parameter {sorted(set(args) - known)}"}, headers)
+            asked = args | {"last": 0}
+        rows = [r for r in Resolver(shop, shop.faults.scopes, "")._visible(root, None) if _in_rest(r, asked)]
+        if found[3]:
+            return self._send(200, {"count": len(rows)}, headers)
+        rows.sort(key=lambda r: int(r["legacyResourceId"]))
+        rows = [r for r in rows if int(r["legacyResourceId"]) > asked["last"]]
+        page = rows[:limit]
+        shop.pages += 1
+        if len(rows) > limit:
+            place = asked | {"last": int(page[-1]["legacyResourceId"])}
+            token = base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+            query = urlencode(
+                {"page_info": token, "limit": limit}
+                | ({"fields": args["fields"]} if "fields" in args else {})
+            )
+            headers["Link"] = f'<http://{self.headers["Host"]}{urlsplit(self.path).path}?{query}>; rel="next"'
+        shown = [_rest_row(root, r) for r in page]
+        if "fields" in args:
+            names = args["fields"].split(",")
+            shown = [{k: r[k] for k in names if k in r} for r in shown]
+        return self._send(200, {root: shown}, headers)
+
+    def _download(self, parts: Any) -> None:
+        shop = self.shop
+        operation = next(
+            (o for k, o in shop.operations.items() if k.endswith("/" + parts.path.rsplit("/", 1)[1])), None
+        )
+        if operation is None or "signature=" not in parts.query:
+            return self._send(403, {"error": "signature"})
+        if "X-Shopify-Access-Token" in self.headers:
+            return self._send(400, {"error": "the shop's token was sent to the storage"})
+        body = operation["body"]
+        with shop.lock:
+            shop.counts["download"] = shop.counts.get("download", 0) + 1
+            faults = shop.faults
+            if faults.drop_bulk_line:
+                lines = body.splitlines(keepends=True)
+                body = b"".join(lines[: faults.drop_bulk_line - 1] + lines[faults.drop_bulk_line :])
+            if faults.truncate_bulk:
+                body = body[: -faults.truncate_bulk]
+            cut = faults.cut_download > 0
+            faults.cut_download -= cut
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        begin = int(asked[1]) if asked and not faults.no_ranges else 0
+        if begin and begin >= len(body):
+            return self._send(416, {"error": "range"})
+        part = body[begin:]
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        part = part[: len(part) // 2] if cut else part
+        shop.bulk_bytes += len(part)
+        self.wfile.write(part)
+        self.close_connection = cut
+        return None
+
+    def _send(
+        self, status: int, answer: Any, headers: dict[str, str] | None = None, *, counted: bool = True
+    ) -> None:
+        body = json.dumps(answer).encode()
+        if counted and "gzip" in self.headers.get("accept-encoding", "") and len(body) > 500:
+            body = gzip.compress(body, 1)
+            headers = {**(headers or {}), "Content-Encoding": "gzip"}
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _in_rest(row: dict[str, Any], asked: dict[str, Any]) -> bool:
+    for name, key in (("created_at", "createdAt"), ("updated_at", "updatedAt")):
+        at = datetime.fromisoformat(row[key])
+        low, high = asked.get(f"{name}_min"), asked.get(f"{name}_max")
+        if low and at < datetime.fromisoformat(low):
+            return False
+        if high and at > datetime.fromisoformat(high):  # both edges belong to the range
+            return False
+    return True
+
+
+def _rest_row(root: str, row: dict[str, Any]) -> dict[str, Any]:
+    number = int(row["legacyResourceId"])
+    out = {"id": number, "created_at": row["createdAt"], "updated_at": row["updatedAt"],
+           "admin_graphql_api_id": row["id"]}  # fmt: skip
+    if root == "orders":
+        items = [
+            {"id": int(i["id"].rsplit("/", 1)[1]), "quantity": i["quantity"], "sku": i["sku"],
+             "price": i["originalUnitPriceSet"]["shopMoney"]["amount"]} for i in row["lineItems"]
+        ]  # fmt: skip
+        customer = row["customer"] and {"id": int(row["customer"]["legacyResourceId"])}
+        out |= {"name": row["name"], "email": row["email"], "customer": customer, "currency": row["currencyCode"],
+                "total_price": row["totalPriceSet"]["shopMoney"]["amount"], "line_items": items}  # fmt: skip
+    elif root == "customers":
+        out |= {"email": row["email"], "first_name": row["firstName"], "last_name": row["lastName"]}
+    else:
+        out |= {"title": row["title"], "handle": row["handle"], "vendor": row["vendor"]}
+    return out
+
+
+def serve(argv: list[str] | None = None) -> ThreadingHTTPServer:
+    """A server, bound and ready; call `serve_forever`. With `--port 0` the system chooses one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8901)
+    parser.add_argument("--token", default="shpat_emulated", help="the access token that it accepts")
+    parser.add_argument("--seed", type=int, default=1)
+    for name, count in (("customers", 200), ("products", 60), ("orders", 1000)):
+        parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--cap", type=int, default=25_000, help="objects that one query hands out")
+    parser.add_argument("--points", type=float, default=2000)
+    parser.add_argument("--points-per-second", type=float, default=100)
+    parser.add_argument("--calls", type=float, default=40)
+    parser.add_argument("--calls-per-second", type=float, default=2)
+    args = parser.parse_args(argv)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    return Server((args.host, args.port), type("ShopHandler", (Handler,), {"shop": Shop(args)}))
+
+
+if __name__ == "__main__":
+    server = serve()
+    print(f"listening on http://{server.server_address[0]}:{server.server_address[1]}", flush=True)
+    server.serve_forever()

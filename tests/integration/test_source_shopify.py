@@ -1,0 +1,342 @@
+"""Shopify's client against a shop that enforces Shopify's rules over a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from emulators import reader
+from emulators.running import Emulator
+from ferry.errors import FerryError, PermanentError, TransientError
+from ferry.sources.calls import Patience
+from ferry.sources.page import Window, WindowIncomplete
+from ferry.sources.shopify import ENTITIES, Shop, ShopifySource
+from ferry.sources.shopify_bulk import ShopifyBulkSource
+
+TOKEN = "shpat_emulated"  # noqa: S105 - the emulator's
+QUICK = Patience(attempts=4, seconds=20, first_wait=0.02, longest_wait=0.2, timeout=5)
+WIDE = ("--points", "20000", "--points-per-second", "10000")
+
+
+@pytest.fixture(scope="module")
+def shop_server() -> Iterator[Emulator]:
+    with Emulator("shopify", "--orders", "1500", *WIDE) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(shop_server: Emulator) -> Emulator:
+    shop_server.control(reset=True)
+    return shop_server
+
+
+def connect(emulator: Emulator, state_dir: Path, **given: Any) -> Shop:
+    return Shop(emulator.url, given.pop("token", TOKEN), state_dir, patience=QUICK, **given)
+
+
+def paged(emulator: Emulator, state_dir: Path, entity: str = "orders", **given: Any) -> ShopifySource:
+    return ShopifySource(connect(emulator, state_dir), ENTITIES[entity], work_dir=state_dir, **given)
+
+
+def bulk(emulator: Emulator, state_dir: Path, entity: str = "line_items", **given: Any) -> ShopifyBulkSource:
+    shop = connect(emulator, state_dir)
+    return ShopifyBulkSource(shop, ENTITIES[entity], work_dir=state_dir, poll=(0.05, 0.2), **given)
+
+
+def ids(pages: list[Any]) -> list[str]:
+    return [i for page in pages for i in page.batch.column("id").to_pylist()]
+
+
+@pytest.mark.parametrize("entity", ["customers", "orders", "products", "variants"])
+def test_every_object_arrives_once_and_the_count_proves_it(
+    emulator: Emulator, tmp_path: Path, entity: str
+) -> None:
+    """Pages bring each object exactly once, and Shopify's own count agrees with what arrived."""
+    source = paged(emulator, tmp_path, entity)
+    pages = list(source.read(None, None))
+    there = emulator.tell()["rows"][ENTITIES[entity].root]
+    assert len(ids(pages)) == len(set(ids(pages))) == there
+    assert source.completeness is not None
+    assert source.completeness.proven
+    assert source.completeness.stated == there
+
+
+def test_values_come_as_they_are(emulator: Emulator, tmp_path: Path) -> None:
+    """Ids beyond 2**53 keep every digit, money every cent, times their zone; an absent customer is null."""
+    page = next(iter(paged(emulator, tmp_path, "customers").read(None, None)))
+    assert page.batch.column("id")[1].as_py() == "gid://shopify/Customer/9007199254740994"
+    order = next(iter(paged(emulator, tmp_path).read(None, None))).batch.slice(0, 1).to_pylist()[0]
+    assert isinstance(order["total"], Decimal)
+    assert order["created_at"] == datetime(2021, 1, 1, tzinfo=UTC)
+    assert order["customer_id"] is None
+
+
+def test_a_window_is_half_open(emulator: Emulator, tmp_path: Path) -> None:
+    """Two windows that meet share no order and miss none."""
+    middle = datetime(2022, 6, 1, tzinfo=UTC)
+    first = ids(list(paged(emulator, tmp_path).read(Window("created_at", None, middle), None)))
+    second = ids(list(paged(emulator, tmp_path).read(Window("created_at", middle, None), None)))
+    assert not set(first) & set(second)
+    assert len(first) + len(second) == 1500
+
+
+def test_a_window_near_the_cap_is_split(tmp_path: Path) -> None:
+    """With a cap of 300 objects a query, 1,500 orders arrive all the same, each once, and proven."""
+    with Emulator("shopify", "--orders", "1500", "--cap", "300", *WIDE) as emulator:
+        source = paged(emulator, tmp_path, cap=300)
+        arrived = ids(list(source.read(None, None)))
+    assert len(arrived) == len(set(arrived)) == 1500
+    assert source.completeness is not None
+    assert source.completeness.proven
+
+
+def test_after_a_kill_only_what_is_missing_is_asked_for(emulator: Emulator, tmp_path: Path) -> None:
+    """Killed after any page, the next process asks for the remaining pages and for no other."""
+    given = {"url": emulator.url, "token": TOKEN, "entity": "orders", "page_size": 125}
+    spec = {"kind": "shopify", "given": given}
+    whole = reader.run(spec, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    needed = emulator.tell()["total"]
+    for die_after in (1, 3, 12):
+        emulator.control(reset=True)
+        cut = tmp_path / f"cut-{die_after}"
+        assert reader.run(spec, cut, die_after).returncode == -9
+        again = reader.run(spec, cut)
+        assert again.returncode == 0, again.stderr
+        assert emulator.tell()["total"] == needed
+        assert reader.rows(cut) == reader.rows(tmp_path / "whole")
+        assert (cut / "said.json").read_text() == (tmp_path / "whole/said.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"throttle_next": 6},
+        {"error_next": 3},
+        {"half_next": 3},
+        {"error_every": 3},
+        {"throttle_next": 3, "half_next": 2},
+    ],
+)
+def test_faults_are_waited_out(emulator: Emulator, tmp_path: Path, fault: dict[str, Any]) -> None:
+    """A storm of throttling, errors and half answers costs time and nothing else."""
+    emulator.control(**fault)
+    source = paged(emulator, tmp_path)
+    arrived = ids(list(source.read(None, None)))
+    assert len(arrived) == len(set(arrived)) == 1500
+    assert source.completeness is not None
+    assert source.completeness.proven
+
+
+@pytest.mark.parametrize("fault", [{"drop_row": 100}, {"repeat_page": 3}, {"repeat_cursor": True}])
+def test_pages_that_lie_fail_the_window(emulator: Emulator, tmp_path: Path, fault: dict[str, Any]) -> None:
+    """A missing row, a repeated page or a repeated cursor is no success."""
+    emulator.control(**fault)
+    source = paged(emulator, tmp_path)
+    with pytest.raises(WindowIncomplete):
+        list(source.read(None, None))
+    assert source.completeness is None
+
+
+def test_what_changes_while_it_is_read_is_caught_up_with(emulator: Emulator, tmp_path: Path) -> None:
+    """An order that appears behind the cursor and one that changes after it was read both arrive."""
+    with Emulator("shopify", "--orders", "1500", *WIDE) as own:
+        own.control(mutate_after=4)
+        source = paged(own, tmp_path)
+        pages = list(source.read(None, None))
+    arrived = ids(pages)
+    assert len(set(arrived)) == 1501
+    assert "gid://shopify/Order/1" in arrived
+    replaced = [key for page in pages for key in page.replaces]
+    assert replaced == [["gid://shopify/Order/5500000000000"]]
+    assert source.completeness is not None
+    assert source.completeness.stated == 1501
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"scopes": ["read_orders", "read_customers"]}, "last 60 days"),
+        ({"scopes": ["read_products"]}, "read_orders"),
+        ({"versions": ["2026-04"]}, "2026-04, not 2026-01"),
+    ],
+)
+def test_preflight_refuses(emulator: Emulator, tmp_path: Path, fault: dict[str, Any], message: str) -> None:
+    """A missing scope or an unsupported version stops before anything is read."""
+    emulator.control(**fault)
+    with pytest.raises(PermanentError, match=message):
+        paged(emulator, tmp_path).preflight()
+    assert emulator.tell()["pages"] == 0
+
+
+def test_a_wrong_token_is_said_without_showing_it(emulator: Emulator, tmp_path: Path) -> None:
+    """The message has the request, the status and what to do, and not the token."""
+    source = ShopifySource(connect(emulator, tmp_path, token="shpat_wrong_secret"), ENTITIES["orders"])  # noqa: S106
+    with pytest.raises(PermanentError) as raised:
+        source.preflight()
+    assert "HTTP 401" in str(raised.value)
+    assert "credentials" in str(raised.value)
+    assert "shpat_wrong_secret" not in str(raised.value)
+
+
+def test_a_decompression_bomb_is_not_unfolded(emulator: Emulator, tmp_path: Path) -> None:
+    """100 MB that arrive as half a megabyte are refused at the limit for answers."""
+    emulator.control(bomb=True)
+    with pytest.raises(PermanentError, match="larger than 67,108,864 bytes once decompressed"):
+        list(paged(emulator, tmp_path).read(None, None))
+
+
+def test_a_time_without_zone_is_not_guessed(emulator: Emulator, tmp_path: Path) -> None:
+    """It stops the read, with the record, the column, the value and what was declared."""
+    emulator.control(no_zone=True)
+    with pytest.raises(
+        PermanentError, match='record 1: created_at is "2021-01-01T00:00:00", which is not timestamp'
+    ):
+        list(paged(emulator, tmp_path).read(None, None))
+
+
+def test_a_row_without_id_is_handed_on(emulator: Emulator, tmp_path: Path) -> None:
+    """It is the contract's to reject: the source neither drops it nor takes two of them for one."""
+    emulator.control(null_id=True)
+    arrived = ids(list(paged(emulator, tmp_path).read(None, None)))
+    assert len(arrived) == 1500
+    assert arrived.count(None) == 7
+
+
+def test_a_value_that_does_not_fit_can_be_carried_to_the_contract(emulator: Emulator, tmp_path: Path) -> None:
+    """With `unfit: carry` the row stays, its cell is null, and the value stands beside it."""
+    emulator.control(no_zone=True)
+    page = next(iter(paged(emulator, tmp_path, unfit="carry").read(None, None)))
+    row = page.batch.slice(0, 1).to_pylist()[0]
+    assert row["created_at"] is None
+    assert row["_unfit"] == '{"created_at": "2021-01-01T00:00:00"}'
+
+
+def test_the_limit_is_used_and_never_passed_by_several_runs(tmp_path: Path) -> None:
+    """Four runs at once use at least 90 % of the points that flow, and not one query is throttled."""
+    args = ("--orders", "3000", "--points", "2000", "--points-per-second", "1000")
+    with Emulator("shopify", *args) as emulator:
+
+        def run(number: int) -> int:
+            source = ShopifySource(
+                connect(emulator, tmp_path), ENTITIES["orders"], work_dir=tmp_path / str(number)
+            )
+            return len(ids(list(source.read(None, None))))
+
+        ShopifySource(connect(emulator, tmp_path), ENTITIES["orders"]).preflight()
+        began = monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            arrived = list(pool.map(run, range(4)))
+        seconds, told = monotonic() - began, emulator.tell()
+    assert arrived == [3000] * 4
+    assert told["overdrawn"] == 0
+    use = (told["spent"] - 2000) / (seconds * 1000)
+    assert use >= 0.9, f"{use:.1%} of the limit in {seconds:.1f} s"
+
+
+@pytest.mark.parametrize("entity", sorted(ENTITIES))
+def test_bulk_brings_every_entity(emulator: Emulator, tmp_path: Path, entity: str) -> None:
+    """Each ready declaration is a query that the schema takes, and its rows are counted."""
+    source = bulk(emulator, tmp_path, entity)
+    source.preflight()
+    arrived = ids(list(source.read(None, None)))
+    assert len(arrived) == len(set(arrived)) > 0
+    assert source.completeness is not None
+    assert source.completeness.proven
+
+
+def test_children_find_their_parents_in_any_order(emulator: Emulator, tmp_path: Path) -> None:
+    """Line items that come before, after and far from their order have its id and its time."""
+    pages = list(bulk(emulator, tmp_path, page_bytes=100_000).read(None, None))
+    assert len(pages) > 5
+    for row in (r for page in pages for r in page.batch.to_pylist()):
+        order = int(row["order_id"].rsplit("/", 1)[1])
+        assert int(row["id"].rsplit("/", 1)[1]) // 10 == order
+        assert row["order_created_at"] is not None
+
+
+def test_pages_and_bulk_bring_the_same(emulator: Emulator, tmp_path: Path) -> None:
+    """The same orders have the same hash by either way."""
+    by_pages, by_bulk = paged(emulator, tmp_path), bulk(emulator, tmp_path, "orders")
+    list(by_pages.read(None, None))
+    list(by_bulk.read(None, None))
+    assert by_pages.completeness == by_bulk.completeness
+
+
+@pytest.mark.parametrize("die_after", [1, 2, 5])
+def test_a_bulk_operation_is_taken_up_again(emulator: Emulator, tmp_path: Path, die_after: int) -> None:
+    """Killed after it was accepted, or between pages, the operation is not started again, nor fetched twice."""
+    given = {
+        "url": emulator.url,
+        "token": TOKEN,
+        "entity": "line_items",
+        "page_bytes": 100_000,
+        "poll": [0.05, 0.2],
+    }
+    spec = {"kind": "shopify_bulk", "given": given}
+    assert reader.run(spec, tmp_path / "cut", die_after).returncode == -9
+    again = reader.run(spec, tmp_path / "cut")
+    assert again.returncode == 0, again.stderr
+    told = emulator.tell()
+    assert told["operations"] == 1
+    assert told["requests"]["download"] == 1
+    arrived = [row["id"] for row in reader.rows(tmp_path / "cut")]
+    assert len(arrived) == len(set(arrived)) == told["rows"]["lines"]
+
+
+def test_a_broken_download_goes_on_where_it_broke(emulator: Emulator, tmp_path: Path) -> None:
+    """The second request asks for the bytes that are missing only."""
+    emulator.control(cut_download=1)
+    source = bulk(emulator, tmp_path)
+    arrived = ids(list(source.read(None, None)))
+    told = emulator.tell()
+    assert told["requests"]["download"] == 2
+    assert len(arrived) == told["rows"]["lines"]
+    emulator.control(reset=True)
+    list(bulk(emulator, tmp_path).read(None, None))
+    assert emulator.tell()["bulk_bytes"] == told["bulk_bytes"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"truncate_bulk": 500}, {"drop_bulk_line": 77}, {"bulk_status": "FAILED"}, {"bulk_status": "CANCELED"}],
+)
+def test_a_bulk_result_that_is_not_whole_hands_on_no_row(
+    emulator: Emulator, tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    """A truncated file, a missing line or a failed operation fails the window before its first row."""
+    emulator.control(**fault)
+    source, rows = bulk(emulator, tmp_path), 0
+    with pytest.raises(WindowIncomplete):
+        for page in source.read(None, None):
+            rows += page.batch.num_rows
+    assert rows == 0
+    assert source.completeness is None
+
+
+def test_more_operations_than_the_shop_allows_queue(emulator: Emulator, tmp_path: Path) -> None:
+    """Seven at once, with places for five: two wait, and all succeed."""
+
+    def run(number: int) -> bool:
+        source = bulk(emulator, tmp_path / str(number), "customers")
+        list(source.read(None, None))
+        return source.completeness is not None and source.completeness.proven
+
+    with ThreadPoolExecutor(7) as pool:
+        assert all(pool.map(run, range(7)))
+
+
+def test_a_server_that_stays_down_is_said_so(emulator: Emulator, tmp_path: Path) -> None:
+    """When patience ends the error can be retried, and says what was asked and what was answered."""
+    emulator.control(error_next=1000)
+    with pytest.raises(TransientError, match=r"POST .*graphql.json: the source answers HTTP 500") as raised:
+        list(paged(emulator, tmp_path).read(None, None))
+    assert isinstance(raised.value, FerryError)
+    assert raised.value.retryable
