@@ -15,9 +15,9 @@ TABLES = ("customer", "part", "orders", "lineitem")
 class Generator:
     """Makes the rows of one scale in a directory of its own, in the background; it is removed at the end.
 
-    At scale 1 that is 0.9 GiB on disk and 9 seconds on two cores. At any scale the generator first makes a pool
-    of text, which takes it 2 seconds and 320 MiB (390 MiB at scale 1): run it in a process of its own, before
-    anything else that is large.
+    At scale 1 that is 0.9 GiB on disk and 9 seconds on two cores. At any scale the generator first makes a
+    pool of text, which takes it 2 seconds and 320 MiB (390 MiB at scale 1): do this in a process of its own,
+    before anything else that is large.
     """
 
     def __init__(self, home: Path, scale: float) -> None:
