@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ferry.contract.model import Contract, Personal
+from ferry.contract.model import Contract, Int16, Int32, Int64, Personal
 
 if TYPE_CHECKING:
     from ferry.contract.columns import ContractColumn
@@ -25,6 +25,9 @@ __all__ = [
     "CompiledContract",
     "Contract",
     "ContractColumn",
+    "Int16",
+    "Int32",
+    "Int64",
     "Personal",
     "RulePath",
     "Verdict",

@@ -33,7 +33,11 @@ def cost_of(pattern: str, flags: int = 0) -> tuple[int | None, str]:
 
 
 def _anchored(parsed: Any) -> bool:
-    return bool(len(parsed)) and parsed[0] == (op.AT, op.AT_BEGINNING) and not parsed.state.flags & op.SRE_FLAG_MULTILINE
+    return (
+        bool(len(parsed))
+        and parsed[0] == (op.AT, op.AT_BEGINNING)
+        and not parsed.state.flags & op.SRE_FLAG_MULTILINE
+    )
 
 
 def _power(items: Any, *, inside: bool) -> int:

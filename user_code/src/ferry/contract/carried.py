@@ -8,6 +8,7 @@ would take the whole batch with it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -55,8 +56,10 @@ def is_list(dtype: pa.DataType) -> bool:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The same values without an encoding: dictionaries and runs decoded, views turned into offsets."""
+    """The same values without an encoding: dictionaries and runs decoded, views as offsets, JSON as text."""
     dtype = array.type
+    if isinstance(dtype, pa.JsonType):
+        return plain(array.storage)
     if pt.is_dictionary(dtype):
         return plain(array.dictionary_decode())
     if pt.is_run_end_encoded(dtype):
@@ -77,7 +80,7 @@ def plain_type(dtype: pa.DataType) -> pa.DataType:
 
 def _is_encoded(dtype: pa.DataType) -> bool:
     views = pt.is_string_view(dtype) or dtype == pa.binary_view()
-    return pt.is_dictionary(dtype) or pt.is_run_end_encoded(dtype) or views
+    return pt.is_dictionary(dtype) or pt.is_run_end_encoded(dtype) or views or isinstance(dtype, pa.JsonType)
 
 
 def holds_text(dtype: pa.DataType) -> bool:
@@ -170,6 +173,10 @@ def _decoded(value: Any, dtype: pa.DataType) -> Any:
     return value
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
+
+
 def shown(value: object, longest: int = 200) -> str | None:
     """A value as text for an error: whole when short, else its beginning and its length."""
     if value is None:
@@ -179,7 +186,7 @@ def shown(value: object, longest: int = 200) -> str | None:
         return text[:longest] + f"… ({len(value):,} bytes)" if len(value) * 2 + 2 > longest else text
     if isinstance(value, str) and len(value) > longest:
         return _writable(value[:longest]) + f"… ({len(value):,} characters)"
-    text = str(value)
+    text = _BRIEF.repr(value) if isinstance(value, (list, tuple, dict, set)) else str(value)
     return _writable(text if len(text) <= longest else f"{text[:longest]}… ({len(text):,} characters)")
 
 

@@ -32,5 +32,7 @@ def markdown(model: type[BaseModel], reading: Reading, paths: list[RulePath]) ->
         mark = " (personal)" if column.personal else ""
         rules = ", ".join(column.rules).replace("|", "\\|")
         lines.append(f"| `{column.name}`{mark} | {rules} | {', '.join(sorted(ways[column.name]))} |")
-    lines += [f"| the whole row | {rule.name} | row by row |" for rule in reading.row_rules if rule.column == "*"]
+    lines += [
+        f"| the whole row | {rule.name} | row by row |" for rule in reading.row_rules if rule.column == "*"
+    ]
     return "\n".join(lines).strip()

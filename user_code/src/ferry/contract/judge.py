@@ -6,6 +6,7 @@ batch ──► columnar checks ──► doubted values ──► Pydantic, onc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,10 @@ class _BatchPlan:
         self.personal = {name for column in reading.columns if column.personal for name in column.names}
         self.known = {name for column in reading.columns for name in column.names}
         self.by_row = bool(reading.row_rules)
+        ruled = {rule.column for rule in reading.row_rules}
+        self.row_ruled = {
+            name for column in reading.columns if column.field in ruled for name in column.names
+        }
         if self.by_row:
             return
         sources, self.extras = _sources(reading, schema.names)
@@ -188,7 +193,8 @@ class _BatchPlan:
         column = str(location[0]) if location else WHOLE_ROW
         extra = error["type"] == "extra_forbidden" and column not in self.known
         personal = column in self.personal or extra or (column == WHOLE_ROW and bool(self.personal))
-        return fault_from(error, column, location[1:], personal=personal)
+        sees_personal = bool(self.personal) and column in self.row_ruled
+        return fault_from(error, column, location[1:], personal=personal, sees_personal=sees_personal)
 
 
 def _repeats(schema: pa.Schema) -> bool:
@@ -263,10 +269,13 @@ class _ColumnPlan:
             doubt = self.check.doubt(array)
             if doubt is None:
                 return
-            positions = np.flatnonzero(doubt)
-            if not len(positions):
+            doubted = np.flatnonzero(doubt)
+            if not len(doubted):
                 return
-            array = array.take(pa.array(positions))
+            with contextlib.suppress(
+                pa.ArrowNotImplementedError
+            ):  # lists of views: all rows are shown instead
+                array, positions = array.take(pa.array(doubted)), doubted
         codes, values = _distinct(array)
         lists = [self._faults_of({self.source: value}, value) for value in values]
         rejected = np.array([bool(faults) for faults in lists])[codes]

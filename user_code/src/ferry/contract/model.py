@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticKnownError, core_schema
 
 if TYPE_CHECKING:
@@ -19,6 +19,14 @@ NUL_RULE = "nul_character"
 _NUL_MESSAGE = "String should not contain a NUL character, which no PostgreSQL text can hold"
 # Keys of a core schema under which no schema lives, but user data that may look like one.
 _NOT_SCHEMAS = frozenset({"metadata", "config", "default", "expected", "members", "cls", "ref", "function"})
+
+
+Int16 = Annotated[int, Field(ge=-(2**15), lt=2**15)]
+"""What PostgreSQL's `smallint` holds."""
+Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+"""What PostgreSQL's `integer` holds."""
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What PostgreSQL's `bigint` holds."""
 
 
 class Personal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,7 +13,6 @@ from pydantic_core import SchemaValidator, ValidationError
 
 from ferry.contract.backtracking import cost_of
 from ferry.contract.columns import ContractColumn, Reading, walk
-from ferry.contract.model import MemberOf
 from ferry.contract.rules import length_after
 from ferry.errors import DeclarationError
 
@@ -53,7 +53,10 @@ def _in_field(column: ContractColumn, schema: Node, reading: Reading) -> Iterato
 
 def _bad_default(column: ContractColumn, schema: Node, reading: Reading) -> Iterator[str]:
     default = schema["default"]
-    inner: Any = {"type": "model-fields", "fields": {column.field: {"type": "model-field", "schema": schema["schema"]}}}
+    inner: Any = {
+        "type": "model-fields",
+        "fields": {column.field: {"type": "model-field", "schema": schema["schema"]}},
+    }
     if reading.definitions:
         inner = {"type": "definitions", "schema": inner, "definitions": list(reading.definitions.values())}
     try:
@@ -74,9 +77,8 @@ def _in_node(node: Node) -> Iterator[str]:
         yield from _impossible_digits(node)
     if kind == "literal" and not node["expected"]:
         yield "a Literal without values"
-    function = node["function"].get("function") if isinstance(node.get("function"), Mapping) else None
-    if isinstance(function, MemberOf) and not function.members:
-        yield f"the Enum {function.enum.__name__} has no members"
+    if kind == "is-instance" and isinstance(node["cls"], type) and issubclass(node["cls"], Enum):
+        yield f"the Enum {node['cls'].__name__} has no members"  # what Pydantic makes of one without
     if kind == "function-after" and length_after(node) and node["schema"]["type"] in _SIZELESS:
         yield f"{node['schema']['type']} has no length"
     if kind == "str" and node.get("pattern") is not None:
@@ -103,8 +105,8 @@ def _empty_range(node: Node) -> Iterator[str]:
                 yield f"{above} {low} and {below} {high} cannot be compared: one has a zone, the other has none"
                 continue
             if empty:
-                of = f" a multiple of {factor} is" if factor else " value is"
-                yield f"no{of} both {above} {low} and {below} {high}"
+                what = f"multiple of {factor}" if factor else "value"
+                yield f"no {what} is both {above} {low} and {below} {high}"
 
 
 def _impossible_digits(node: Node) -> Iterator[str]:

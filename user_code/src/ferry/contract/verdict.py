@@ -94,16 +94,24 @@ class Verdict:
     counts: dict[str, int]
 
 
-def fault_from(error: Any, column: str, path: Sequence[Any], *, personal: bool) -> Fault:
-    """One of Pydantic's error dictionaries as a fault of a column."""
+def fault_from(
+    error: Any, column: str, path: Sequence[Any], *, personal: bool, sees_personal: bool = False
+) -> Fault:
+    """One of Pydantic's error dictionaries as a fault of a column.
+
+    Args:
+        personal: mask the value, and the message if it could repeat the value.
+        sees_personal: the rule looked at personal columns too, so its message could repeat one of them.
+    """
     value, rule, message = error["input"], error["type"], error["msg"]
     if isinstance(value, Unreadable):
         rule, message = value.rule, value.message
         if personal and rule == INVALID_UTF8:
             message = "Text is not valid UTF-8"
-    elif personal and not (rule in _SAY_NOTHING_OF_THE_VALUE or rule.endswith("_type")):
+    elif (personal or sees_personal) and not (rule in _SAY_NOTHING_OF_THE_VALUE or rule.endswith("_type")):
         message = withheld(message)
-    where = _dotted(path)
+    # The keys of a mapping are data too: of a personal value only positions are told.
+    where = _dotted([step for step in path if isinstance(step, int) or not personal])
     if rule == "missing" or isinstance(value, dict):
         value = None
     text = shown(value)
