@@ -438,3 +438,11 @@ def not_null_targets(plan: EntityPlan) -> list[tuple[str, Column]]:
                 for source, target in zip(edge.source_columns, edge.target_columns, strict=True)
             ]
     return [(source, column) for source, column in pairs if column.not_null]
+
+
+def circular_parents(migration: Migration, name: str) -> frozenset[str]:
+    """The parents of an entity from which a way leads back to it, itself included."""
+    components = strongly_connected({n: _edges(migration, n) for n in migration.entities})
+    return frozenset(next(component for component in components if name in component)) & frozenset(
+        _edges(migration, name)
+    )

@@ -1,0 +1,219 @@
+"""The component `ferry.components.Entity`: one folder becomes one subsettable multi-asset with its checks.
+
+Three assets in the graph, one op: reading, judging and loading overlap, and a batch of partitions gives an outcome
+for each. The op logs a materialization for each partition and stage as it succeeds, goes on after a partition that
+failed, and ends with one failure that names those that did.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+from ferry.components.events import Recorder
+from ferry.components.partitions import partitions_of
+from ferry.components.resources import FerryResource
+from ferry.contract import compile_contract
+from ferry.declaration import Entity as DeclaredEntity
+from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, read_migration
+from ferry.errors import FerryError
+from ferry.partition import WHOLE, scheme_of
+from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
+from ferry.plan import circular_parents, plan_migration
+
+CHECKS = {
+    "accounted_for": (LOADED, "Every extracted row is inserted, updated, unchanged, preserved, rejected or waiting"),
+    "reconciled": (LOADED, "Every loaded row in the target is what was staged"),
+    "no_orphans": (LOADED, "No row waits for a parent that was not loaded"),
+    "contract_pass_rate": (VALIDATED, "Rows that the contract accepts"),
+}
+
+
+class Entity(dg.Component, dg.Resolvable):
+    """One entity of a migration: where its rows come from, what they may be, where they go."""
+
+    def __init__(self, declaration: EntityDeclaration) -> None:
+        """Args: the attributes of the `defs.yaml`."""
+        self.declaration = declaration
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The attributes are the declaration's own model: one language, declared once."""
+        return EntityDeclaration
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Entity":  # noqa: ARG003
+        """Make the component of its checked attributes."""
+        assert isinstance(attributes, EntityDeclaration)
+        return cls(attributes)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The entity's assets, checks and observed source. No connection is opened here."""
+        path = Path(context.path) / "defs.yaml"
+        entity = build_entity(self.declaration.model_dump(by_alias=True, exclude_unset=True), path)
+        migration = migration_in(Path(context.defs_module_path))
+        return dg.Definitions(assets=[*observed_source(migration, entity), entity_assets(migration, entity)])
+
+
+def migration_in(folder: Path) -> Migration:
+    """All entities below a folder, read once for as long as no file there changes."""
+    files = sorted(path for path in folder.glob("**/*") if path.name in ("defs.yaml", "contract.py"))
+    return _migration_at(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=4)
+def _migration_at(folder: Path, state: tuple[tuple[str, int], ...]) -> Migration:  # noqa: ARG001 - the cache's key
+    return read_migration(folder)
+
+
+def source_key(entity: DeclaredEntity) -> dg.AssetKey:
+    """`legacy/orders`: the connection's name, then the table's (its schema only if it is not `public`)."""
+    source = entity.declaration.source
+    parts = source.table.split(".")
+    return dg.AssetKey([source.connection, *(parts[1:] if parts[0] == "public" else parts)])
+
+
+def asset_keys(entity: DeclaredEntity) -> dict[str, dg.AssetKey]:
+    """The keys of the three assets, by stage."""
+    loaded = f"loaded_{entity.name}"
+    if entity.declaration.id_map == "published":
+        loaded += "_and_id_mapping"
+    return {
+        RAW: dg.AssetKey(f"raw_{entity.name}"),
+        VALIDATED: dg.AssetKey(f"validated_{entity.name}"),
+        LOADED: dg.AssetKey(loaded),
+    }
+
+
+def code_versions(entity: DeclaredEntity) -> dict[str, str]:
+    """What matters in declaration and contract, by stage: reformatting a file makes nothing stale."""
+    declared = entity.declaration.model_dump(mode="json", by_alias=True)
+    contract = compile_contract(entity.contract).fingerprint()
+    reading = {name: declared[name] for name in ("source", "partition", "duplicates")}
+    loading = ("target", "columns", "drop", "references", "match", "mode", "id_map", "on_vanished")
+    raw = fingerprint(reading)
+    validated = fingerprint([raw, contract])
+    return {
+        RAW: raw,
+        VALIDATED: validated,
+        LOADED: fingerprint([validated, {name: declared[name] for name in loading}]),
+    }
+
+
+def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefinition:
+    """The multi-asset of one entity."""
+    declaration, keys, versions = entity.declaration, asset_keys(entity), code_versions(entity)
+    partitions = partitions_of(scheme_of(migration, entity.name))
+    # A reference that closes a circle is filled in afterwards; as an arrow it would be a cycle in the graph.
+    circular = circular_parents(migration, entity.name)
+    parents = [asset_keys(migration[n])[LOADED] for n in migration.parents(entity.name) if n not in circular]
+    upstream = {RAW: [source_key(entity)], VALIDATED: [keys[RAW]], LOADED: [keys[VALIDATED], *parents]}
+    specs = [
+        dg.AssetSpec(
+            keys[stage],
+            deps=upstream[stage],
+            description=_description(entity, stage),
+            group_name=declaration.group,
+            owners=list(declaration.owners),
+            tags={**declaration.tags, "ferry/entity": entity.name},
+            kinds={RAW: {"parquet"}, VALIDATED: {"pydantic"}, LOADED: {"postgres", "table"}}[stage],
+            code_version=versions[stage],
+            skippable=True,
+            metadata=_declared_metadata(entity, stage),
+        )
+        for stage in (RAW, VALIDATED, LOADED)
+    ]
+    if declaration.id_map == "published":
+        specs[2] = specs[2].with_io_manager_key("id_map")
+    batch = declaration.batch
+
+    @dg.multi_asset(
+        name=entity.name,
+        specs=specs,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=keys[stage], description=text) for name, (stage, text) in CHECKS.items()
+        ],
+        can_subset=True,
+        partitions_def=partitions,
+        backfill_policy=(dg.BackfillPolicy.multi_run(batch) if batch else dg.BackfillPolicy.single_run())
+        if partitions
+        else None,
+        op_tags={"ferry/memory": declaration.resources.memory},
+        pool=f"{declaration.target.connection}",
+    )
+    def run(context: dg.AssetExecutionContext, ferry: FerryResource) -> Iterator[Any]:
+        stages = tuple(stage for stage in (RAW, VALIDATED, LOADED) if keys[stage] in context.selected_asset_keys)
+        wanted = tuple(context.partition_keys) if context.has_partition_key_range or context.has_partition_key else ()
+        recorder = Recorder(context, entity, keys, versions, upstream, stages)
+        failed: list[PartitionFailed] = []
+        try:
+            settings = ferry.settings()
+            plans = plan_migration(migration, settings, only=(entity.name,))
+            recorder.plan = plans[entity.name]
+            partition_keys = wanted or (WHOLE,)
+            for event in carry(plans, entity.name, partition_keys, settings, run_id=context.run_id, stages=stages):
+                recorder.record(event)
+                if isinstance(event, PartitionFailed):
+                    failed.append(event)
+        except FerryError as error:
+            raise failure(context, [PartitionFailed(key, error, RAW) for key in wanted or (WHOLE,)]) from None
+        if failed:
+            raise failure(context, failed)
+        # The events are logged already, one a partition; the output only tells later steps that this one is done.
+        for stage in stages:
+            yield recorder.output(stage)
+
+    return run
+
+
+def failure(context: dg.AssetExecutionContext, failed: list[PartitionFailed]) -> dg.Failure:
+    """One failure for all partitions that did not make it: what, where, why, what next."""
+    permanent = [event for event in failed if not event.error.retryable]
+    if permanent:
+        # `allow_retries=False` binds the op's retries only; the run's own would try again all the same.
+        context.instance.add_run_tags(context.run_id, {"dagster/max_retries": "0"})
+    lines = [str(event.error) for event in failed]
+    shown = "\n".join(dict.fromkeys(lines[:20]))
+    return dg.Failure(
+        description=shown if len(lines) == 1 else f"{len(lines)} partitions failed:\n{shown}",
+        metadata={
+            "partitions": dg.MetadataValue.json([event.partition for event in failed]),
+            "errors": dg.MetadataValue.json([event.error.as_dict() for event in failed[:100]]),
+        },
+        allow_retries=not permanent,
+    )
+
+
+def observed_source(migration: Migration, entity: DeclaredEntity) -> list[dg.AssetsDefinition]:
+    """`legacy/orders`, observed: rows and a fingerprint of each partition, computed by the source."""
+    from ferry.components.sources import observe
+
+    key = source_key(entity)
+    first = min(other.name for other in migration.entities.values() if source_key(other) == key)
+    return [observe(migration, entity, key)] if first == entity.name else []
+
+
+def _description(entity: DeclaredEntity, stage: str) -> str:
+    declaration = entity.declaration
+    what = {
+        RAW: f"Rows of {declaration.source.table} as they were read, staged as Parquet.",
+        VALIDATED: f"The verdict of the contract `{declaration.contract}` over the staged rows.",
+        LOADED: f"Rows in {declaration.target.table}, with the outcome of each."
+        + (" Its id map, old key to new key, is what other assets load." if declaration.id_map == "published" else ""),
+    }[stage]
+    return f"{declaration.description}\n\n{what}".strip()
+
+
+def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
+    declaration = entity.declaration
+    match stage:
+        case "loaded":
+            return {"dagster/table_name": declaration.target.table, "target": declaration.target.connection}
+        case "raw":
+            return {"source": declaration.source.connection, "table": declaration.source.table}
+        case _:
+            return {"contract": declaration.contract, "declared in": os.path.basename(entity.path.parent)}

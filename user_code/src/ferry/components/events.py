@@ -1,0 +1,250 @@
+"""What a pipeline's events look like in Dagster: materializations, checks and their metadata, one a partition."""
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+from ferry.components.versions import stamp
+from ferry.declaration import Entity, fingerprint
+from ferry.ledger import Outcomes
+from ferry.partition import WHOLE
+from ferry.pipeline import (
+    LOADED,
+    RAW,
+    VALIDATED,
+    Event,
+    Judged,
+    LoadedPartition,
+    PartitionFailed,
+    Progress,
+    Staged,
+)
+from ferry.plan import EntityPlan
+from ferry.reconcile import Reconciliation
+
+listeners: list[Callable[[str, Event], None]] = []
+"""Who else wants to hear of events in this process: the command line's progress bar."""
+
+
+class Recorder:
+    """Records the events of one run of one entity."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        entity: Entity,
+        keys: dict[str, dg.AssetKey],
+        versions: dict[str, str],
+        upstream: dict[str, list[dg.AssetKey]],
+        stages: tuple[str, ...],
+    ) -> None:
+        """Args: the op's context, the entity, and by stage its asset key, code version and upstream assets."""
+        self._context, self._entity, self._keys = context, entity, keys
+        self._versions, self._upstream, self._stages = versions, upstream, stages
+        self._outcomes: dict[str, LoadedPartition] = {}
+        self.plan: EntityPlan | None = None
+
+    def record(self, event: Event) -> None:
+        """Log an event as Dagster's own, and tell the listeners."""
+        for listener in listeners:
+            listener(self._entity.name, event)
+        match event:
+            case Staged():
+                self._staged(event)
+            case Judged():
+                self._judged(event)
+            case LoadedPartition():
+                self._loaded(event)
+            case Reconciliation():
+                self._reconciled(event)
+            case PartitionFailed():
+                self._context.log.error(str(event.error))
+            case Progress():
+                pass
+
+    def output(self, stage: str) -> dg.Output:
+        """The output of a stage: it carries nothing and makes no event of its own, those are logged already."""
+        name = self._context.assets_def.get_output_name_for_asset_key(self._keys[stage])
+        return dg.Output(None, output_name=name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+    def _staged(self, event: Staged) -> None:
+        if RAW not in self._stages:
+            return
+        manifest = event.manifest
+        metadata: dict[str, Any] = {
+            **self._row_count(event.partition, manifest.rows),
+            "dagster/uri": f"{manifest.entity}/{manifest.partition}/{manifest.stage_id}",
+            "dagster/column_schema": dg.TableSchema(
+                columns=[dg.TableColumn(name, type_) for name, type_ in manifest.columns.items()]
+            ),
+            "parts": len(manifest.parts),
+            "bytes": manifest.bytes,
+            "repeated keys": manifest.duplicate_keys,
+            "seconds": round(event.seconds, 3),
+            "rows per second": round(manifest.rows / event.seconds) if event.seconds else 0,
+        }
+        self._materialize(RAW, event.partition, manifest.content_hash, metadata)
+
+    def _judged(self, event: Judged) -> None:
+        tally = event.tally
+        rows = tally.accepted + tally.rejected
+        metadata: dict[str, Any] = {
+            **self._row_count(event.partition, tally.accepted),
+            "accepted": tally.accepted,
+            "rejected": tally.rejected,
+        }
+        if tally.rules:
+            metadata["reasons"] = _counts("reason", tally.rules)
+            metadata["examples"] = dg.MetadataValue.table(
+                [
+                    dg.TableRecord({k: "" if v is None else str(v) for k, v in row.items() if k != "row"})
+                    for row in tally.examples
+                ]
+            )
+        version = fingerprint([event.manifest.content_hash, self._versions[VALIDATED]])
+        self._materialize(VALIDATED, event.partition, version, metadata)
+        rate = tally.accepted / rows if rows else 1.0
+        self._check(
+            "contract_pass_rate",
+            VALIDATED,
+            event.partition,
+            passed=True,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"rate": rate, "rejected": tally.rejected},
+        )
+
+    def _loaded(self, event: LoadedPartition) -> None:
+        self._outcomes[event.partition] = event
+        outcomes, manifest = event.outcomes, event.manifest
+        declaration = self._entity.declaration
+        metadata: dict[str, Any] = {
+            **self._row_count(
+                event.partition, outcomes.inserted + outcomes.updated + outcomes.unchanged + outcomes.preserved
+            ),
+            **outcomes.as_dict(),
+            "dagster/table_name": declaration.target.table,
+            "chunks": len(manifest.parts),
+            "chunks skipped": event.skipped_chunks,
+            "seconds": round(event.seconds, 3),
+            "rows per second": round(outcomes.extracted / event.seconds) if event.seconds else 0,
+            "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "dagster/storage_kind": "postgres",
+        }
+        if self.plan is not None:
+            metadata |= _columns(self.plan, self._upstream[RAW][0])
+        if event.rejections:
+            metadata["rejections"] = _counts("reason", event.rejections)
+        self._materialize(LOADED, event.partition, self._loaded_version(event), metadata)
+        ends = Outcomes(**outcomes.as_dict())
+        accounted = ends.extracted == sum(list(ends.as_dict().values())[1:])
+        self._check("accounted_for", LOADED, event.partition, passed=accounted, metadata=outcomes.as_dict())
+        self._check(
+            "no_orphans",
+            LOADED,
+            event.partition,
+            passed=outcomes.waiting == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"waiting": outcomes.waiting},
+            description="" if not outcomes.waiting else "Load the parents, then settle (`ferry settle`, job `settle`)",
+        )
+
+    def _loaded_version(self, event: LoadedPartition) -> str:
+        """Children read nothing of a parent but its pairs, and pairs never change: new rows make no child stale."""
+        if self._entity.declaration.id_map != "none":
+            return fingerprint(["pairs", self._entity.name, self._entity.declaration.target.model_dump(by_alias=True)])
+        return fingerprint([event.manifest.content_hash, self._versions[LOADED]])
+
+    def _reconciled(self, event: Reconciliation) -> None:
+        self._check(
+            "reconciled",
+            LOADED,
+            event.partition,
+            passed=event.reconciled,
+            metadata={
+                "compared": event.compared,
+                "different": event.different,
+                "examples": dg.MetadataValue.md("\n".join(f"- {one}" for one in event.differences) or "none"),
+            },
+        )
+        if not event.reconciled:
+            self._context.log.error(
+                f"{self._entity.name}, {event.partition}: {event.different} rows of the target are not as staged: "
+                + "; ".join(str(one) for one in event.differences[:3])
+            )
+
+    def _row_count(self, partition: str, rows: int) -> dict[str, int]:
+        return {"dagster/row_count" if partition == WHOLE else "dagster/partition_row_count": rows}
+
+    def _materialize(self, stage: str, partition: str, data_version: str, metadata: dict[str, Any]) -> None:
+        key = None if partition == WHOLE else partition
+        self._context.log_event(
+            dg.AssetMaterialization(
+                self._keys[stage],
+                partition=key,
+                metadata=metadata,
+                tags=stamp(
+                    self._context.instance,
+                    code_version=self._versions[stage],
+                    data_version=data_version,
+                    inputs=[(upstream, self._partition_of(upstream, key)) for upstream in self._upstream[stage]],
+                ),
+            )
+        )
+
+    def _partition_of(self, upstream: dg.AssetKey, partition: str | None) -> str | None:
+        """The same partition where the upstream asset is cut as this one is, none where it is not."""
+        layer = self._context.job_def.asset_layer
+        if partition is None or not layer.asset_graph.has(upstream):
+            return partition
+        theirs = layer.asset_graph.get(upstream).partitions_def
+        return partition if theirs is not None and theirs == self._context.assets_def.partitions_def else None
+
+    def _check(
+        self,
+        name: str,
+        stage: str,
+        partition: str,
+        *,
+        passed: bool,
+        metadata: dict[str, Any],
+        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+        description: str = "",
+    ) -> None:
+        self._context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=self._keys[stage],
+                check_name=name,
+                passed=passed,
+                metadata=metadata,
+                severity=severity,
+                description=description or None,
+                partition=None if partition == WHOLE else partition,
+            )
+        )
+
+
+def _counts(what: str, counts: dict[str, int]) -> Any:
+    top = sorted(counts.items(), key=lambda pair: -pair[1])[:20]
+    return dg.MetadataValue.table([dg.TableRecord({what: name, "rows": count}) for name, count in top])
+
+
+def _columns(plan: EntityPlan, source: dg.AssetKey) -> dict[str, Any]:
+    """The target's columns and where each comes from."""
+    lineage = {
+        column.target: [dg.TableColumnDep(asset_key=source, column_name=column.source)] for column in plan.columns
+    }
+    for edge in plan.edges:
+        for target, name in zip(edge.target_columns, edge.source_columns, strict=False):
+            lineage[target] = [dg.TableColumnDep(asset_key=source, column_name=name)]
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name, column.type, constraints=dg.TableColumnConstraints(nullable=not column.not_null)
+            )
+            for column in plan.target.columns.values()
+        ]
+    )
+    return {"dagster/column_schema": schema, "dagster/column_lineage": dg.TableColumnLineage(lineage)}

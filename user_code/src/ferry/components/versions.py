@@ -1,0 +1,47 @@
+"""Version stamps for materializations that an op logs itself, one a partition.
+
+Dagster stamps versions only on the events that it makes from an op's outputs, and those carry one version for all
+partitions of a run. What is stamped here is what it compares to find out what is stale.
+"""
+
+from collections.abc import Iterable
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
+
+def stamp(
+    instance: dg.DagsterInstance,
+    *,
+    code_version: str,
+    data_version: str,
+    inputs: Iterable[tuple[dg.AssetKey, str | None]],
+) -> dict[str, str]:
+    """The tags of one materialization.
+
+    Args:
+        instance: where the inputs' latest events are looked up.
+        code_version: of the asset.
+        data_version: of what was made.
+        inputs: upstream asset and its partition (None: not partitioned, or all of them).
+    """
+    tags = {
+        CODE_VERSION_TAG: code_version,
+        DATA_VERSION_TAG: data_version,
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+    }
+    for key, partition in inputs:
+        record = instance.get_latest_data_version_record(key, partition_key=partition)
+        version = extract_data_version_from_entry(record.event_log_entry) if record else None
+        tags[get_input_data_version_tag(key)] = (version or DEFAULT_DATA_VERSION).value
+        tags[get_input_event_pointer_tag(key)] = str(record.storage_id) if record else NULL_EVENT_POINTER
+    return tags

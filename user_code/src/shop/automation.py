@@ -1,0 +1,45 @@
+"""What the shop runs by itself: the open month each night, and a run when the old shop's orders have moved on."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from ferry.components.entity import migration_in
+from ferry.components.resources import FerryResource
+from ferry.errors import FerryError
+from ferry.partition import scheme_of
+from ferry.sources.postgres import high_water_mark
+
+ORDERS = ("orders", "order_lines")
+
+
+def automation(folder: Path) -> dg.Definitions:
+    """The schedule `nightly_orders` and the sensor `legacy_orders_changed`, over the entities in `folder`."""
+    selection = dg.AssetSelection.assets(
+        *(f"{stage}_{name}" for name in ORDERS for stage in ("raw", "validated", "loaded"))
+    )
+    job = dg.define_asset_job("open_month_of_orders", selection)
+
+    @dg.schedule(job=job, cron_schedule="15 2 * * *", name="nightly_orders")
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        """Load the month that is still open (the last one, once the range has ended)."""
+        now = context.scheduled_execution_time
+        month = scheme_of(migration_in(folder), "orders", now).keys[-1]
+        return dg.RunRequest(run_key=f"{now:%Y-%m-%d}", partition_key=month)
+
+    @dg.sensor(job=job, name="legacy_orders_changed", minimum_interval_seconds=60)
+    def changed(context: dg.SensorEvaluationContext, ferry: FerryResource) -> dg.SensorResult | dg.SkipReason:
+        """Run the open month when the newest `updated_at` of the old shop's orders is not the one seen last."""
+        migration = migration_in(folder)
+        try:
+            url = ferry.settings().url(migration["orders"].declaration.source.connection)
+            mark = high_water_mark(url, migration, "orders")
+        except FerryError as error:
+            # The cursor stays where it is: the next tick sees whatever this one missed.
+            return dg.SkipReason(str(error))
+        if mark is None or mark == context.cursor:
+            return dg.SkipReason(f"No order has changed since {context.cursor}")
+        month = scheme_of(migration, "orders").keys[-1]
+        return dg.SensorResult([dg.RunRequest(run_key=mark, partition_key=month)], cursor=mark)
+
+    return dg.Definitions(jobs=[job], schedules=[nightly], sensors=[changed])
