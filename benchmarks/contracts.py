@@ -1,9 +1,9 @@
 """Contracts: rows a second of a compiled contract, and of Pydantic row by row, in one run.
 
-Run `python benchmarks/contracts.py [--rows 1000000] [--json]`. The model has nine columns, among them a pattern, an
-Enum and a Decimal; batches have 65,536 rows, as they come from an extract. Each figure is the median of five runs
-after one to warm up. `row by row` is `model.model_validate(row, strict=True)` over `batch.to_pylist()`, with the
-conversion to dictionaries and without.
+Run `python benchmarks/contracts.py [--rows 1000000] [--json]`. The model has nine columns, among them a
+pattern, an Enum and a Decimal; batches have 65,536 rows, as they come from an extract. Each figure is the
+median of five runs after one to warm up. `row by row` is `model.model_validate(row, strict=True)` over
+`batch.to_pylist()`, with the conversion to dictionaries and without.
 """
 
 from __future__ import annotations
@@ -92,9 +92,13 @@ def batches(rows: int, faults: float = 0.0, numeric: str = "decimal128") -> Iter
                 "status": pa.array(random.choice([status.value for status in Status], size)),
                 "total": total,
                 "placed_at": pa.array(day * 86_400 * 10**6, pa.timestamp("us")),
-                "shipped_on": pa.array(day.astype(np.int32), pa.int32(), mask=random.random(size) < 0.1).cast(pa.date32()),
+                "shipped_on": pa.array(day.astype(np.int32), pa.int32(), mask=random.random(size) < 0.1).cast(
+                    pa.date32()
+                ),
                 "priority": random.integers(1, 6, size).astype(np.int16),
-                "comment": pa.array(np.char.add("careful with order ", numbers), mask=random.random(size) < 0.2),
+                "comment": pa.array(
+                    np.char.add("careful with order ", numbers), mask=random.random(size) < 0.2
+                ),
                 "email": pa.array(np.char.add(random.integers(0, 10**6, size).astype(str), "@example.com")),
                 "country": pa.array(random.choice(["DE", "FR", "NL", "PL", "SE"], size)),
             }
@@ -142,7 +146,9 @@ def measure(rows: int) -> dict[str, int | float]:
         "compiled, 1 % rejected": judging(Order, one_percent),
         "compiled, all rejected": judging(Order, all_bad),
         "Pydantic row by row": rate(len(dictionaries), lambda: row_by_row(Order, few.to_pylist()), 3),
-        "Pydantic row by row, dictionaries ready": rate(len(dictionaries), lambda: row_by_row(Order, dictionaries), 3),
+        "Pydantic row by row, dictionaries ready": rate(
+            len(dictionaries), lambda: row_by_row(Order, dictionaries), 3
+        ),
     }
     figures["times as fast as row by row"] = round(
         figures["compiled, nine columns"] / figures["Pydantic row by row"], 1

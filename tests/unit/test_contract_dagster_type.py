@@ -1,4 +1,4 @@
-"""A contract as a DagsterType: the UI's schema, and a failure that shows what is wrong without telling secrets."""
+"""A contract as a DagsterType: the UI's schema, and a failure that shows what is wrong but no secret."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -56,7 +56,10 @@ def test_frames_of_every_kind_that_keep_the_contract_pass(make: object) -> None:
 def test_a_frame_that_breaks_the_contract_fails_the_run_and_shows_the_rows(make: object) -> None:
     """The failure counts rules and shows the offending rows; a personal value is masked everywhere in it."""
     caught = failure(make(BAD))
-    assert "1 of 2 rows break the contract Customer: id: greater_than (1), email: value_error (1)" in caught.description
+    assert (
+        "1 of 2 rows break the contract Customer: id: greater_than (1), email: value_error (1)"
+        in caught.description
+    )
     shown = caught.metadata["offending_rows"].records
     assert [(record.data["row"], record.data["column"], record.data["value"]) for record in shown] == [
         (1, "id", "-2"),
@@ -80,7 +83,12 @@ def test_the_schema_in_the_ui_has_every_column_with_its_rules() -> None:
     assert "personal" in by_name["email"].tags
     assert by_name["balance"].constraints.nullable
     document = Customer.dagster_type().metadata["json_schema"].data
-    assert document["properties"]["email"] == {"format": "email", "title": "Email", "type": "string", "x-personal": True}
+    assert document["properties"]["email"] == {
+        "format": "email",
+        "title": "Email",
+        "type": "string",
+        "x-personal": True,
+    }
 
 
 def test_the_type_is_made_once() -> None:

@@ -3,8 +3,8 @@
     @asset(dagster_type=Order.dagster_type())
     def orders_from_a_spreadsheet() -> pd.DataFrame: ...
 
-The UI shows the columns with their rules. A frame that breaks the contract fails the run, with counts by rule and
-the first offending rows in the failure's metadata; personal values are masked there as everywhere.
+The UI shows the columns with their rules. A frame that breaks the contract fails the run, with counts by rule
+and the first offending rows in the failure's metadata; personal values are masked there as everywhere.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def column_schema(contract: CompiledContract) -> dg.TableSchema:
 
 
 def check_frame(contract: CompiledContract, value: object) -> dg.TypeCheck:
-    """Judge a whole frame, a batch at a time; the check fails with what and how many, and shows the first rows."""
+    """Judge a frame a batch at a time; a failed check says what and how many, and shows the first rows."""
     try:
         table = _as_table(value)
     except (pa.ArrowException, ValueError, TypeError) as error:
@@ -71,17 +71,18 @@ def check_frame(contract: CompiledContract, value: object) -> dg.TypeCheck:
         rejected += len(verdict.rejected_rows)
         for rule, times in verdict.counts.items():
             counts[rule] = counts.get(rule, 0) + times
-        for error in verdict.errors.slice(0, max(0, _EXAMPLES - len(examples))).to_pylist():
-            examples.append(dg.TableRecord({**_shown(error), "row": error["row"] + start}))
+        few = verdict.errors.slice(0, max(0, _EXAMPLES - len(examples))).to_pylist()
+        examples += [dg.TableRecord({**_shown(error), "row": error["row"] + start}) for error in few]
         start += batch.num_rows
     if not rejected:
         return dg.TypeCheck(success=True, metadata={"dagster/row_count": table.num_rows})
     worst = sorted(counts.items(), key=lambda item: -item[1])
-    said = ", ".join(f"{rule} ({times:,})" for rule, times in worst[:5])
+    said = f"{rejected:,} of {table.num_rows:,} rows break the contract {contract.model.__name__}: "
+    said += ", ".join(f"{rule} ({times:,})" for rule, times in worst[:5])
     schema = dg.TableSchema([dg.TableColumn("row", "int")] + [dg.TableColumn(name) for name in _SHOWN])
     return dg.TypeCheck(
         success=False,
-        description=f"{rejected:,} of {table.num_rows:,} rows break the contract {contract.model.__name__}: {said}",
+        description=said,
         metadata={
             "dagster/row_count": table.num_rows,
             "rejected": rejected,

@@ -2,9 +2,10 @@
 
 A contract is the only declaration of what a source row may look like. `compile_contract` reads Pydantic's
 core schema (the very structure Pydantic validates with) and compiles a closed, documented subset of it to
-checks over whole Arrow columns (`docs/contracts.md`). A columnar check only ever says "surely accepted"; every
-value it doubts, and every rule outside the subset, goes through Pydantic itself, which also words the errors.
-So the verdict is Pydantic's, row by row, however a rule was checked. Contracts judge: no value is ever changed.
+checks over whole Arrow columns (`docs/contracts.md`). A columnar check only ever says "surely accepted";
+every value it doubts, and every rule outside the subset, goes through Pydantic itself, which also words the
+errors. So the verdict is Pydantic's, row by row, however a rule was checked. Contracts judge: no value is
+ever changed.
 
 Importing this package loads Pydantic alone. Arrow and Polars come with the first compiled contract.
 """

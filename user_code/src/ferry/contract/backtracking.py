@@ -1,22 +1,23 @@
 """How long Python's regular expressions can take: a bound from the pattern alone.
 
-Rust's engine (Pydantic's default for `pattern="…"`) is linear whatever the pattern. Python's engine backtracks; it
-is used for compiled patterns and for `regex_engine="python-re"`, mostly for the sake of look-around. The bound here
-is on the safe side: what it calls endless may be harmless, what it calls bounded is.
+Rust's engine (Pydantic's default for `pattern="…"`) is linear whatever the pattern. Python's engine
+backtracks; it is used for compiled patterns and for `regex_engine="python-re"`, mostly for the sake of
+look-around. The bound here is on the safe side: what it calls endless may be harmless, what it calls bounded
+is bounded.
 """
 
 from __future__ import annotations
 
-import re._constants as op
+import re
 import re._parser as parser
 from typing import Any
 
-_REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 _FEW = 3  # a repetition of at most so many rounds is counted like writing it out
 
 
 class _EndlessError(Exception):
-    """A repetition inside a repetition, or of alternatives: the ways to match can double with each character."""
+    """Repetitions in a repetition: the ways to match can double with each character."""
 
 
 def cost_of(pattern: str, flags: int = 0) -> tuple[int | None, str]:
@@ -33,16 +34,14 @@ def cost_of(pattern: str, flags: int = 0) -> tuple[int | None, str]:
 
 
 def _anchored(parsed: Any) -> bool:
-    return (
-        bool(len(parsed))
-        and parsed[0] == (op.AT, op.AT_BEGINNING)
-        and not parsed.state.flags & op.SRE_FLAG_MULTILINE
-    )
+    first = [str(part) for part in parsed[0]] if len(parsed) else []
+    return first == ["AT", "AT_BEGINNING"] and not parsed.state.flags & re.MULTILINE
 
 
 def _power(items: Any, *, inside: bool) -> int:
     total = 0
-    for code, argument in items:
+    for opcode, argument in items:
+        code = str(opcode)
         if code in _REPEATS:
             least, most, body = argument
             if inside and most != least:
@@ -51,19 +50,19 @@ def _power(items: Any, *, inside: bool) -> int:
                 total += _power(body, inside=inside) * int(most)
                 continue
             total += _power(body, inside=True) + (most != least)
-        elif code == op.BRANCH:
+        elif code == "BRANCH":
             if inside:
                 raise _EndlessError("alternatives inside a repetition")
             total += max(_power(branch, inside=inside) for branch in argument[1])
-        elif code == op.SUBPATTERN:
+        elif code == "SUBPATTERN":
             total += _power(argument[-1], inside=inside)
-        elif code in (op.ASSERT, op.ASSERT_NOT):
+        elif code in ("ASSERT", "ASSERT_NOT"):
             total += _power(argument[1], inside=inside)
-        elif code == op.ATOMIC_GROUP:
+        elif code == "ATOMIC_GROUP":
             total += _power(argument, inside=inside)
-        elif code == op.GROUPREF_EXISTS:
+        elif code == "GROUPREF_EXISTS":
             total += sum(_power(branch, inside=inside) for branch in argument[1:] if branch)
-        elif code == op.GROUPREF:
+        elif code == "GROUPREF":
             if inside:
                 raise _EndlessError("a back-reference inside a repetition")
             total += 1

@@ -1,9 +1,9 @@
 """The Python value behind each Arrow value: what Pydantic is shown.
 
 It is `array.to_pylist()`, with two differences. PostgreSQL's `numeric` travels through ADBC as text inside an
-extension type, and is a `Decimal` here, as it was in the database (plain text stays text). And a value that has
-no Python form (invalid UTF-8, an infinite date, the year 20000) is an `Unreadable` instead of an exception that
-would take the whole batch with it.
+extension type, and is a `Decimal` here, as it was in the database (plain text stays text). And a value that
+has no Python form (invalid UTF-8, an infinite date, the year 20000) is an `Unreadable` instead of an
+exception that would take the whole batch with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Unreadable:
     """Stands for a value that Python cannot hold.
 
     Attributes:
-        rule: `invalid_utf8` (never acceptable) or `out_of_range` (acceptable only where a contract says `Any`).
+        rule: `invalid_utf8` (never accepted) or `out_of_range` (accepted only where a contract says `Any`).
         text: the value as well as it can be written down.
         message: why it cannot be read, for people.
     """

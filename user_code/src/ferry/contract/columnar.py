@@ -1,8 +1,8 @@
 """From a Pydantic core schema and an Arrow type to a check over a whole column.
 
-A check answers one question: which values can *not* be accepted at a glance? It may doubt a value that Pydantic
-accepts (Pydantic is then asked), and must never pass one that Pydantic rejects. That asymmetry is what keeps this
-module small and safe: anything unusual raises `NotColumnar` here and is Pydantic's to judge.
+A check answers one question: which values can *not* be accepted at a glance? It may doubt a value that
+Pydantic accepts (Pydantic is then asked), and must never pass one that Pydantic rejects. That asymmetry is
+what keeps this module small and safe: anything unusual raises `NotColumnar` here and is Pydantic's to judge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Vectorised doubt about integers, floats and decimals. Bounds are compared exactly, never through a float."""
+"""Vectorised doubt about integers, floats and decimals. Bounds are compared exactly."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def integers(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
 
 
 def floats(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
-    """Floats of any width, and integers where a float is asked for (Pydantic accepts those, as 64-bit floats)."""
+    """Floats of any width, and integers where a float is asked for, which Pydantic takes as 64-bit floats."""
     kind = dtype.to_pandas_dtype()
     limits = [(KEPT_BY[rule], float(limit)) for rule, limit in bounds(node)]
     finite = not node.get("allow_inf_nan", config.get("allow_inf_nan", True))
@@ -87,7 +87,7 @@ def floats(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
 
 
 def _digit_limits(node: Node, scale: int) -> tuple[int, int | None]:
-    """How many places an exact test leaves (divide the rest off), and the largest unscaled magnitude, exclusive."""
+    """How many places may hold a digit, and the first unscaled magnitude that has too many digits."""
     places, digits = node.get("decimal_places"), node.get("max_digits")
     kept = scale if places is None else min(scale, places)
     if digits is None:
@@ -99,8 +99,8 @@ def _digit_limits(node: Node, scale: int) -> tuple[int, int | None]:
 def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     """`decimal128` columns, on their unscaled 64-bit words.
 
-    Pydantic counts digits without trailing zeros: 1.50 has one place. A value passes when it has no digit beyond
-    the allowed places and not too many before the point; one wider than 64 bits is left to Pydantic.
+    Pydantic counts digits without trailing zeros: 1.50 has one place. A value passes when it has no digit
+    beyond the allowed places and not too many before the point; one wider than 64 bits is left to Pydantic.
     """
     scale = dtype.scale
     if scale < 0:

@@ -1,7 +1,7 @@
 """Vectorised doubt about text and bytes: lengths, patterns, e-mail addresses, NUL.
 
-Lengths come from the offsets alone wherever bytes settle the question of characters. Patterns run in Polars, whose
-regular expressions are the same Rust engine as Pydantic's: linear in the text, whatever the pattern.
+Lengths come from the offsets alone wherever bytes settle the question of characters. Patterns run in Polars,
+whose regular expressions are the same Rust engine as Pydantic's: linear in the text, whatever the pattern.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def binaries(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
 
 
 def emails() -> Doubter:
-    """Addresses of the everyday kind: ASCII, a dot-atom, a domain of single-hyphened labels, no special domain.
+    """Addresses of the everyday kind: an ASCII dot-atom at a domain of labels with single hyphens.
 
     That is a subset of what `EmailStr` accepts; every other address (display names, quotes, international
     domains, special-use domains) is Pydantic's to judge, once a distinct value.

@@ -1,7 +1,8 @@
 """What a contract reads: Pydantic's core schema of a model, taken apart into columns.
 
-The core schema is the structure that Pydantic validates with, so reading it, rather than annotations, cannot miss
-a rule. Where a rule looks at more than one column the model is judged row by row, and `Reading.row_rules` says why.
+The core schema is the structure that Pydantic validates with, so reading it, rather than annotations, cannot
+miss a rule. Where a rule looks at more than one column the model is judged row by row, and
+`Reading.row_rules` says why.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class ContractColumn:
 
 @dataclass(frozen=True, slots=True)
 class RowRule:
-    """A rule that needs the whole row: where it stands, its name, why, and the Python code behind it, if any."""
+    """A rule that needs the whole row: where it stands, its name, why, and its Python code, if any."""
 
     column: str
     name: str

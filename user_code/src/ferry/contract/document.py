@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import PydanticInvalidForJsonSchema
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from ferry.contract.columns import Reading
 from ferry.contract.explain import RulePath
@@ -14,7 +14,7 @@ from ferry.contract.explain import RulePath
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """JSON Schema of a source row, by source column; personal columns carry `x-personal: true`.
 
-    A model with a type that JSON Schema cannot say (an arbitrary class) gives its title and description alone.
+    A model with a type that JSON Schema cannot say (an arbitrary class) gives title and description alone.
     """
     try:
         return model.model_json_schema(by_alias=True, mode="validation")

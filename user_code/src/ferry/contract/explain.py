@@ -63,6 +63,7 @@ def _way(schema: Node, scope: Scope) -> tuple[Way, str]:
 def _natural_types() -> list[pa.DataType]:
     scalars = [
         pa.int64(), pa.float64(), pa.decimal128(38, 10), pa.bool_(), pa.string(), pa.binary(), pa.date32(),
-        pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.time64("us"), pa.duration("us"), pa.uuid(), pa.null(),
+        pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.time64("us"), pa.duration("us"), pa.uuid(),
+        pa.null(),
     ]  # fmt: skip
     return scalars + [pa.list_(scalar) for scalar in scalars]

@@ -1,8 +1,8 @@
 """A stable hash of what matters in a contract: fields, types, rules and what validators do.
 
-Two contracts with the same fingerprint give the same verdict on every row (under the same Pydantic). White space,
-comments, docstrings, the order of fields, class names and memory addresses do not enter; the code of validators
-does, with the functions and constants of the same package that it refers to.
+Two contracts with the same fingerprint give the same verdict on every row (under the same Pydantic). White
+space, comments, docstrings, the order of fields, class names and memory addresses do not enter; the code of
+validators does, with the functions and constants of the same package that it refers to.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _name(reference: str) -> str:
 
 
 def _function(function: Callable[..., Any], seen: frozenset[CodeType]) -> Any:
-    """What a function does: its syntax tree, its defaults and closure, and what it refers to in its own package."""
+    """What a function does: syntax tree, defaults, closure, and what it uses of its own package."""
     name = f"{function.__module__}.{getattr(function, '__qualname__', '')}"
     code = getattr(function, "__code__", None)
     if code is None or code in seen or code.co_filename.startswith(_INSTALLED):

@@ -204,7 +204,7 @@ def _repeats(schema: pa.Schema) -> bool:
 def _sources(reading: Reading, names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Which batch column feeds which field, and which columns are forbidden extras: Pydantic is asked itself.
 
-    A copy of the model in which every field accepts anything is given a row whose values are the column names.
+    A copy of the model whose fields accept anything is given a row whose values are the column names.
     """
     fields = {
         name: {**node, "schema": {"type": "default", "schema": {"type": "any"}, "default": None}}
@@ -315,7 +315,7 @@ def _raised(name: str, value: object, error: Exception, *, personal: bool) -> Fa
 
 
 def _distinct(array: pa.Array) -> tuple[np.ndarray, list[Any]]:
-    """For each row the index of its value, and the distinct values as Python objects (NULL is one of them)."""
+    """For each row the index of its value, and the distinct values as Python objects (one may be NULL)."""
     storage = array.storage if isinstance(array, pa.ExtensionArray) else array
     if pa.types.is_floating(storage.type) and storage.type != pa.float16():
         # By bits: -0.0 is not 0.0 and one NaN is not another.

@@ -64,8 +64,8 @@ class Personal:
 class MemberOf:
     """Lets an Enum field accept the *values* of its members, type included, and nothing else.
 
-    Strict Pydantic wants instances of the Enum, which no database or file can deliver. The value must have the
-    very type of a member's value (`1` is not `"1"`, `True` is not `1`).
+    Strict Pydantic wants instances of the Enum, which no database or file can deliver. The value must have
+    the very type of a member's value (`1` is not `"1"`, `True` is not `1`).
     """
 
     def __init__(self, enum: type[Enum]) -> None:
@@ -119,7 +119,7 @@ def _with_mark_of(node: dict[str, Any], wrapped: dict[str, Any]) -> dict[str, An
 
 
 def _for_source_rows(node: Any, resolve: Callable[[Any], Any]) -> Any:
-    """A core schema with each Enum judged by value and each text kept free of NUL; everything else as it is."""
+    """A core schema with each Enum judged by value and each text kept free of NUL; the rest as it is."""
     if isinstance(node, (list, tuple)):
         return type(node)(_for_source_rows(item, resolve) for item in node)
     if not isinstance(node, dict):
@@ -156,10 +156,10 @@ def _for_source_rows(node: Any, resolve: Callable[[Any], Any]) -> Any:
 class Contract(BaseModel):
     """What one source row may be; inherit from it and declare the source's columns as fields.
 
-    Strict and frozen: a contract judges, it never converts (a text `"5"` is no `int`). Two rules are Ferry's and
-    are part of the model itself, so `Order.model_validate(row)` says the same as a compiled contract: an Enum is
-    judged by its members' values, and text may not contain NUL. Validators may look at values but whatever they
-    return is thrown away.
+    Strict and frozen: a contract judges, it never converts (a text `"5"` is no `int`). Two rules are Ferry's
+    and are part of the model itself, so `Order.model_validate(row)` says the same as a compiled contract: an
+    Enum is judged by its members' values, and text may not contain NUL. Validators may look at values but
+    whatever they return is thrown away.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, protected_namespaces=())

@@ -89,7 +89,7 @@ def _empty_range(node: Node) -> Iterator[str]:
     lows = [(node[rule], rule) for rule in ("ge", "gt") if node.get(rule) is not None]
     highs = [(node[rule], rule) for rule in ("le", "lt") if node.get(rule) is not None]
     for bound, rule in lows + highs:
-        if bound != bound:  # noqa: PLR0124 - NaN is the one value that differs from itself
+        if bound != bound:  # NaN is the one value that differs from itself
             yield f"no value is {rule} NaN"
     for low, above in lows:
         for high, below in highs:
@@ -102,7 +102,7 @@ def _empty_range(node: Node) -> Iterator[str]:
                     first = -(-(low + (above == "gt")) // factor) * factor
                     empty = not {"le": operator.le, "lt": operator.lt}[below](first, high)
             except TypeError:
-                yield f"{above} {low} and {below} {high} cannot be compared: one has a zone, the other has none"
+                yield f"{above} {low} and {below} {high} cannot be compared: only one has a zone"
                 continue
             if empty:
                 what = f"multiple of {factor}" if factor else "value"
@@ -126,17 +126,19 @@ def _impossible_digits(node: Node) -> Iterator[str]:
 
 
 def _endless(node: Node) -> Iterator[str]:
-    """Rust's regular expressions take time in proportion to the text. Python's, asked for by name, may not."""
+    """Rust's regular expressions take time in proportion to the text; Python's may not."""
     pattern = node["pattern"]
     if isinstance(pattern, str) and node.get("regex_engine", "rust-regex") != "python-re":
         return
     text, flags = (pattern, 0) if isinstance(pattern, str) else (pattern.pattern, pattern.flags)
     growth, why = cost_of(text, flags)
     longest = node.get("max_length")
+    linear = "write it as a plain string without look-around, which runs in linear time"
     if growth is None:
-        yield f"the pattern {text} can backtrack for ever in Python's regular expressions ({why}); write it as a \
-plain string without look-around, which runs in linear time, or without the nesting"
+        yield f"the pattern {text} can backtrack for ever in Python's regular expressions ({why}); {linear}"
     elif growth > 1 and (longest is None or longest**growth > _MOST_STEPS):
-        yield f"the pattern {text} takes time in proportion to the length to the power of {growth} in Python's \
-regular expressions; give the field a max_length of at most {int(_MOST_STEPS ** (1 / growth))}, or write it as a \
-plain string without look-around, which runs in linear time"
+        most = int(_MOST_STEPS ** (1 / growth))
+        yield (
+            f"the pattern {text} takes up to n**{growth} steps for a text of length n in Python's regular "
+            f"expressions; give the field a max_length of at most {most}, or {linear}"
+        )

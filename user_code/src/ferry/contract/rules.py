@@ -11,8 +11,8 @@ from ferry.contract.model import is_enum_by_value, is_text_without_nul
 Node = Mapping[str, Any]
 
 _SETTINGS = (
-    "gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places",
-    "version", "tz_constraint", "now_op", "strip_whitespace",
+    "gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits",
+    "decimal_places", "version", "tz_constraint", "now_op", "strip_whitespace",
 )  # fmt: skip
 
 

@@ -21,14 +21,15 @@ ERRORS_SCHEMA = pa.schema(
         pa.field("path", pa.string()),
     ]
 )
-"""One line an error: row position in the batch, source column (`*` for a rule of the whole row), Pydantic's error
-type, the value (at most 200 characters; `***` when personal), Pydantic's message, and where inside the value."""
+"""One line an error: row position in the batch, source column (`*` for a rule of the whole row), Pydantic's
+error type, the value (at most 200 characters; `***` when personal), Pydantic's message, and where inside the
+value."""
 
 MASK = "***"
 WHOLE_ROW = "*"
 MOST_ERRORS = 1_000_000
-"""Errors kept for one batch; beyond that each row keeps its first few, so a contract of 5,000 columns that meets
-the wrong table cannot fill the memory. `Verdict.counts` still counts all."""
+"""Errors kept for one batch; beyond that each row keeps its first few, so a contract of 5,000 columns that
+meets the wrong table cannot fill the memory. `Verdict.counts` still counts all."""
 
 # Error types whose message is made of the rule alone, never of the value.
 _SAY_NOTHING_OF_THE_VALUE = frozenset(
