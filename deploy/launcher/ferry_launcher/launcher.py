@@ -153,10 +153,13 @@ def _ending(status: str, state: Mapping[str, Any]) -> str:
     return f"the run's container is {status} with exit code {code} while the run is in progress.{reason}"
 
 
-def _advice(error: Exception, image: str) -> str:
+def _advice(error: BaseException, image: str) -> str:
     """One message for what Docker or the docker-proxy answered."""
-    host = os.environ.get("DOCKER_HOST", "the local socket")
-    if isinstance(error, docker.errors.ImageNotFound) or isinstance(error.__context__, docker.errors.ImageNotFound):
+    # The base class tries to pull a missing image, which the docker-proxy refuses: the first error is the reason.
+    first = error
+    while first.__context__ is not None and not isinstance(first, docker.errors.ImageNotFound):
+        first = first.__context__
+    if isinstance(first, docker.errors.ImageNotFound):
         return f"image {image} is missing on the Docker host. Build it again with `make up`, or relaunch the run."
     if isinstance(error, docker.errors.APIError) and error.status_code == 403:
         return (
@@ -165,4 +168,5 @@ def _advice(error: Exception, image: str) -> str:
         )
     if isinstance(error, docker.errors.APIError):
         return f"Docker could not start the run's container: {error.explanation or error}"
+    host = os.environ.get("DOCKER_HOST", "the local socket")
     return f"no answer from Docker at {host}. Look at `docker compose ps docker-proxy` and its logs. ({error})"
