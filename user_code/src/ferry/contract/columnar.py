@@ -8,8 +8,7 @@ what keeps this module small and safe: anything unusual raises `NotColumnar` her
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,52 +16,13 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from ferry.contract import carried
+from ferry.contract.columnar_check import Check, Doubt, Node, NotColumnar, Scope, all_doubted, no_doubt, only
+from ferry.contract.columnar_members import enums, literals, uuids
 from ferry.contract.columnar_numbers import decimals, floats, integers, numeric_texts
 from ferry.contract.columnar_text import binaries, emails, texts
 from ferry.contract.columnar_times import dates, datetimes, durations, times
 from ferry.contract.model import is_enum_by_value
 from ferry.contract.rules import is_email, length_after, name_of
-
-Doubt = np.ndarray | None
-"""One bool a row, True where a value is doubted; None when there is no doubt at all. Rows with NULL may say
-anything: `Check.nulls` decides those."""
-
-Node = Mapping[str, Any]
-
-
-class NotColumnar(Exception):  # noqa: N818 - a signal inside this package, not an error anybody sees
-    """This rule, or this rule on this Arrow type, is Pydantic's to judge; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A compiled column: whether NULL is surely accepted, and which other values are doubted."""
-
-    nulls: bool
-    values: Callable[[pa.Array], Doubt]
-
-    def doubt(self, array: pa.Array) -> Doubt:
-        """Which rows Pydantic has to look at; None when there are none."""
-        doubted = self.values(array)
-        if array.null_count == 0:
-            return doubted
-        missing = array.is_null().to_numpy(zero_copy_only=False)
-        if doubted is None:
-            return None if self.nulls else missing
-        return doubted & ~missing if self.nulls else doubted | missing
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What surrounds a field's schema: the model's config and the definitions that it may refer to."""
-
-    config: Mapping[str, Any] = field(default_factory=dict)
-    definitions: Mapping[str, Node] = field(default_factory=dict)
-
-
-def no_doubt(_: pa.Array) -> Doubt:
-    """Every value of this Arrow type is accepted."""
-    return None
 
 
 def check_for(node: Node, dtype: pa.DataType, scope: Scope) -> Check:
@@ -72,18 +32,11 @@ def check_for(node: Node, dtype: pa.DataType, scope: Scope) -> Check:
         NotColumnar: outside the closed subset, with the reason.
     """
     if is_enum_by_value(node):
-        return _members(set(_member_values(node)), dtype)
+        return enums(node, dtype)
     kind = node["type"]
     if kind not in _COMPILERS:
         raise NotColumnar(_REASONS.get(kind, f"{kind} is outside the columnar subset"))
     return _COMPILERS[kind](node, dtype, scope)
-
-
-def only(node: Node, *known: str) -> None:
-    """Refuse a schema with a setting that this module does not know; `strict` is always on here."""
-    unknown = set(node) - {"type", "ref", "metadata", "serialization", "strict", *known}
-    if unknown:
-        raise NotColumnar(f"{node['type']} with {', '.join(sorted(unknown))} is outside the columnar subset")
 
 
 def _leaf(accepts: Callable[[pa.DataType], bool], build: Any, python: str, *known: str) -> Any:
@@ -91,10 +44,7 @@ def _leaf(accepts: Callable[[pa.DataType], bool], build: Any, python: str, *know
         only(node, *known)
         if not accepts(dtype):
             raise NotColumnar(f"the column is {dtype}, the contract says {python}")
-        try:
-            return Check(nulls=False, values=build(node, dtype, scope.config))
-        except ValueError as error:
-            raise NotColumnar(str(error)) from None
+        return Check(nulls=False, values=build(node, dtype, scope.config))
 
     return compile_leaf
 
@@ -108,74 +58,11 @@ def _floating(node: Node, dtype: pa.DataType, scope: Scope) -> Check:
 
 def _decimal(node: Node, dtype: pa.DataType, scope: Scope) -> Check:
     only(node, "gt", "ge", "lt", "le", "max_digits", "decimal_places", "allow_inf_nan")
-    try:
-        if carried.is_numeric_text(dtype):
-            return Check(nulls=False, values=numeric_texts(node, dtype, scope.config))
-        if pt.is_decimal128(dtype):
-            return Check(nulls=False, values=decimals(node, dtype, scope.config))
-    except ValueError as error:
-        raise NotColumnar(str(error)) from None
+    if carried.is_numeric_text(dtype):
+        return Check(nulls=False, values=numeric_texts(node, dtype, scope.config))
+    if pt.is_decimal128(dtype):
+        return Check(nulls=False, values=decimals(node, dtype, scope.config))
     raise NotColumnar(f"the column is {dtype}, the contract says Decimal")
-
-
-def _literal(node: Node, dtype: pa.DataType, _: Scope) -> Check:
-    only(node, "expected")
-    return _members(set(map(_typed, node["expected"])), dtype)
-
-
-def _typed(value: object) -> tuple[type, object]:
-    return type(value), value
-
-
-def _member_values(node: Node) -> list[tuple[type, object]]:
-    return list(node["function"]["function"].members)
-
-
-def _members(expected: set[tuple[type, object]], dtype: pa.DataType) -> Check:
-    """Values out of a closed list, each of the very type that the column holds."""
-    python: type = type(None)
-    if carried.is_text(dtype):
-        python = str
-    elif pt.is_integer(dtype):
-        python = int
-    elif pt.is_boolean(dtype):
-        python = bool
-    if python is type(None):
-        if not pt.is_null(dtype):
-            raise NotColumnar(f"a closed list of values on a column of {dtype}")
-        return Check(nulls=(python, None) in expected, values=no_doubt)
-    values = [value for kind, value in expected if kind is python]
-    if python is int:
-        values = [value for value in values if _fits(value, dtype)]
-    lookup = pa.array(sorted(values), type=dtype)  # type: ignore[type-var]
-
-    def outside(array: pa.Array) -> Doubt:
-        import pyarrow.compute as pc
-
-        listed = pc.call_function("is_in", [array], pc.SetLookupOptions(lookup))
-        return None if listed.true_count == len(array) else ~listed.to_numpy(zero_copy_only=False)
-
-    return Check(nulls=(type(None), None) in expected, values=outside)
-
-
-def _fits(value: Any, dtype: pa.DataType) -> bool:
-    limits = np.iinfo(dtype.to_pandas_dtype())
-    return limits.min <= value <= limits.max
-
-
-def _uuid(node: Node, dtype: pa.DataType, _: Scope) -> Check:
-    only(node, "version")
-    if not isinstance(dtype, pa.UuidType):
-        raise NotColumnar(f"the column is {dtype}, the contract says UUID")
-    version = node.get("version")
-
-    def other_version(array: pa.Array) -> Doubt:
-        storage = array.storage
-        data = np.frombuffer(storage.buffers()[1], np.uint8).reshape(-1, 16)
-        data = data[storage.offset : storage.offset + len(storage)]
-        return (data[:, 6] >> 4 != version) | (data[:, 8] >> 6 != 0b10)
-
-    return Check(nulls=False, values=no_doubt if version is None else other_version)
 
 
 def _list(node: Node, dtype: pa.DataType, scope: Scope) -> Check:
@@ -302,7 +189,7 @@ _REASONS = {
 _COMPILERS: dict[str, Callable[[Node, pa.DataType, Scope], Check]] = {
     "any": lambda node, _dtype, _scope: (only(node), Check(nulls=True, values=no_doubt))[1],
     "none": lambda _node, dtype, _scope: Check(
-        nulls=True, values=no_doubt if pt.is_null(dtype) else _all_doubted
+        nulls=True, values=no_doubt if pt.is_null(dtype) else all_doubted
     ),
     "int": _leaf(pt.is_integer, integers, "int", "gt", "ge", "lt", "le", "multiple_of"),
     "float": _floating,
@@ -345,8 +232,8 @@ _COMPILERS: dict[str, Callable[[Node, pa.DataType, Scope], Check]] = {
     "timedelta": _leaf(
         pt.is_duration, durations, "timedelta", "gt", "ge", "lt", "le", "microseconds_precision"
     ),
-    "uuid": _uuid,
-    "literal": _literal,
+    "uuid": uuids,
+    "literal": literals,
     "list": _list,
     "nullable": _nullable,
     "default": _default,
@@ -358,7 +245,3 @@ _COMPILERS: dict[str, Callable[[Node, pa.DataType, Scope], Check]] = {
     "definition-ref": _reference,
     "function-after": _function_after,
 }
-
-
-def _all_doubted(array: pa.Array) -> Doubt:
-    return np.ones(len(array), bool)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-Node = Mapping[str, Any]
-Doubter = Callable[[pa.Array], "np.ndarray | None"]
+from ferry.contract.columnar_check import Doubt, Doubter, Node, NotColumnar
 
 BROKEN_BY = {"gt": operator.le, "ge": operator.lt, "lt": operator.ge, "le": operator.gt}
 KEPT_BY = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
@@ -27,7 +25,7 @@ def bounds(node: Node) -> list[tuple[str, Any]]:
     return [(rule, node[rule]) for rule in KEPT_BY if rule in node]
 
 
-def breaking(values: np.ndarray, limits: list[tuple[str, int]]) -> np.ndarray | None:
+def breaking(values: np.ndarray, limits: list[tuple[str, int]]) -> Doubt:
     """Which integers break a bound. The extremes are looked at first: mostly that settles it in one pass."""
     if not len(values) or not limits:
         return None
@@ -41,7 +39,7 @@ def breaking(values: np.ndarray, limits: list[tuple[str, int]]) -> np.ndarray | 
     return doubted
 
 
-def either(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+def either(one: Doubt, other: Doubt) -> Doubt:
     """Doubted by one or by the other."""
     if one is None or other is None:
         return other if one is None else one
@@ -54,11 +52,11 @@ def integers(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     limits = bounds(node)
     factor = node.get("multiple_of")
     if not all(type(limit) is int for _, limit in limits) or type(factor) not in (int, type(None)):
-        raise ValueError("a bound of an int is no int")
+        raise NotColumnar("a bound of an int is no int")
     if factor is not None and factor > np.iinfo(kind).max:
-        raise ValueError("multiple_of is wider than the column")
+        raise NotColumnar("multiple_of is wider than the column")
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         values = fixed_width(array, kind)
         doubted = breaking(values, limits)
         if factor not in (None, 1):
@@ -75,7 +73,7 @@ def floats(node: Node, dtype: pa.DataType, config: Node) -> Doubter:
     limits = [(KEPT_BY[rule], float(limit)) for rule, limit in bounds(node)]
     finite = not node.get("allow_inf_nan", config.get("allow_inf_nan", True))
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         values = fixed_width(array, kind).astype(np.float64, copy=False)
         sure = np.isfinite(values) if finite else None
         for keeps, limit in limits:
@@ -104,19 +102,19 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     """
     scale = dtype.scale
     if scale < 0:
-        raise ValueError("a decimal of negative scale")
+        raise NotColumnar("a decimal of negative scale")
     kept, ceiling = _digit_limits(node, scale)
     step = 10 ** (scale - kept)
     limits = []
     for rule, limit in bounds(node):
         scaled = Decimal(limit).scaleb(scale)
         if scaled != scaled.to_integral_value() or Decimal(limit) != scaled.scaleb(-scale):
-            raise ValueError("a bound with more places than the column has")
+            raise NotColumnar("a bound with more places than the column has")
         limits.append((rule, int(scaled)))
     if ceiling is not None:
         limits += [("lt", ceiling), ("gt", -ceiling)]
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         words = np.frombuffer(array.buffers()[1], np.int64)
         words = words[2 * array.offset : 2 * (array.offset + len(array))]
         low, high = words[::2], words[1::2]
@@ -142,7 +140,7 @@ def numeric_texts(node: Node, _dtype: pa.DataType, config: Node) -> Doubter:
     inner = decimals(node, pa.decimal128(width, scale), config)
     plain = rf"^-?[0-9]{{1,{18 - min(scale, 17)}}}(\.[0-9]{{1,{scale}}})?$" if scale else r"^-?[0-9]{1,18}$"
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         import polars as pl
         import pyarrow.compute as pc
 

@@ -6,15 +6,12 @@ whose regular expressions are the same Rust engine as Pydantic's: linear in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-Node = Mapping[str, Any]
-Doubter = Callable[[pa.Array], "np.ndarray | None"]
+from ferry.contract.columnar_check import Doubt, Doubter, Node, NotColumnar
+from ferry.contract.columnar_numbers import either
 
 FREE_OF_NUL = r"^[^\x00]*$"
 
@@ -35,13 +32,13 @@ def texts(node: Node, _dtype: pa.DataType, config: Node) -> Doubter:
     trims = node.get("strip_whitespace", config.get("str_strip_whitespace", False))
     matches = _matcher(pattern, node.get("regex_engine", config.get("regex_engine", "rust-regex")))
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         if trims:
             import polars as pl
 
             array = pl.Series(array).str.strip_chars().to_arrow().cast(pa.large_string())
         doubted = _wrong_length(array, shortest, longest)
-        return _either(doubted, matches(array)) if matches else doubted
+        return either(doubted, matches(array)) if matches else doubted
 
     return doubt
 
@@ -50,22 +47,22 @@ def _matcher(pattern: object, engine: str) -> Doubter | None:
     if pattern is None:
         return None
     if not isinstance(pattern, str) or engine != "rust-regex":
-        raise ValueError("the pattern needs Python's regular expressions")
+        raise NotColumnar("the pattern needs Python's regular expressions")
     import polars as pl
 
     try:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError:
-        raise ValueError("Polars does not take this pattern") from None
+        raise NotColumnar("Polars does not take this pattern") from None
 
-    def unmatched(array: pa.Array) -> np.ndarray | None:
+    def unmatched(array: pa.Array) -> Doubt:
         found = pl.Series(array).str.contains(pattern)
         return None if found.all() else ~found.fill_null(value=True).to_numpy()
 
     return unmatched
 
 
-def _wrong_length(array: pa.Array, shortest: int | None, longest: int | None) -> np.ndarray | None:
+def _wrong_length(array: pa.Array, shortest: int | None, longest: int | None) -> Doubt:
     if shortest is None and longest is None:
         return None
     sizes = np.diff(offsets_of(array))
@@ -85,7 +82,7 @@ def _wrong_length(array: pa.Array, shortest: int | None, longest: int | None) ->
     return doubted if doubted.any() else None
 
 
-def _with_nul(array: pa.Array) -> np.ndarray | None:
+def _with_nul(array: pa.Array) -> Doubt:
     offsets = offsets_of(array)
     data = array.buffers()[2]
     if data is None:
@@ -104,7 +101,7 @@ def binaries(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     shortest, longest = node.get("min_length", 0), node.get("max_length", 2**62)
     fixed = dtype.byte_width if pt.is_fixed_size_binary(dtype) else None
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         sizes = np.full(len(array), fixed) if fixed is not None else np.diff(offsets_of(array))
         doubted = (sizes < shortest) | (sizes > longest)
         return doubted if doubted.any() else None
@@ -125,7 +122,7 @@ def emails() -> Doubter:
     everyday = rf"^{atom}(\.{atom})*@({label}\.)+[A-Za-z]{{2,60}}$"
     special = r"(?i)[@.](" + "|".join(name.replace(".", r"\.") for name in SPECIAL_USE_DOMAIN_NAMES) + ")$"
 
-    def doubt(array: pa.Array) -> np.ndarray | None:
+    def doubt(array: pa.Array) -> Doubt:
         import polars as pl
 
         text = pl.Series(array)
@@ -135,9 +132,3 @@ def emails() -> Doubter:
         return None if sure.all() else ~sure.fill_null(value=True).to_numpy()
 
     return doubt
-
-
-def _either(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one | other

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ferry.contract.columnar_check import Doubter, Node, NotColumnar
 from ferry.contract.columnar_numbers import bounds, breaking, fixed_width
-
-Node = Mapping[str, Any]
-Doubter = Callable[[pa.Array], "np.ndarray | None"]
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6}
 _EPOCH = dt.datetime(1970, 1, 1)
@@ -35,7 +31,7 @@ def _scaled(limits: list[tuple[str, int]], unit: str) -> list[tuple[str, int]]:
 
 def _unit(dtype: pa.DataType) -> str:
     if dtype.unit == "ns":
-        raise ValueError("nanoseconds are finer than Python's types")
+        raise NotColumnar("nanoseconds are finer than Python's types")
     return dtype.unit
 
 
@@ -45,7 +41,7 @@ def dates(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
     limits = [("ge", first), ("le", last)]
     for rule, limit in bounds(node):
         if type(limit) is not dt.date:
-            raise ValueError("a bound of a date is no date")
+            raise NotColumnar("a bound of a date is no date")
         limits.append((rule, limit.toordinal() - _EPOCH.toordinal()))
     return lambda array: breaking(fixed_width(array, np.int32), limits)
 
@@ -55,7 +51,7 @@ def datetimes(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     aware = dtype.tz is not None
     wanted = node.get("tz_constraint")
     if wanted is not None and wanted != ("aware" if aware else "naive"):
-        raise ValueError(f"the contract wants {wanted} datetimes")
+        raise NotColumnar(f"the contract wants {wanted} datetimes")
     # With a zone the local year may differ from the year in UTC: the outermost years are left to Pydantic.
     margin = dt.timedelta(days=2 if aware else 0)
     limits = [
@@ -64,9 +60,9 @@ def datetimes(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     ]
     for rule, limit in bounds(node):
         if (limit.tzinfo is not None) != aware:
-            raise ValueError("one of bound and column has a zone, the other has none")
+            raise NotColumnar("one of bound and column has a zone, the other has none")
         if aware and dtype.tz not in ("UTC", "+00:00", "Z"):
-            raise ValueError("bounds on a zone other than UTC")
+            raise NotColumnar("bounds on a zone other than UTC")
         naive = limit.astimezone(dt.UTC).replace(tzinfo=None) if aware else limit
         limits.append((rule, (naive - _EPOCH) // _MICROSECOND))
     scaled = _scaled(limits, dtype.unit)
@@ -77,11 +73,11 @@ def times(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     """Times of day without a zone, and bounds."""
     unit = _unit(dtype)
     if node.get("tz_constraint") not in (None, "naive"):
-        raise ValueError("the contract wants times with a zone")
+        raise NotColumnar("the contract wants times with a zone")
     limits = [("ge", 0), ("lt", 86_400 * 10**6)]
     for rule, limit in bounds(node):
         if limit.tzinfo is not None:
-            raise ValueError("a bound with a zone")
+            raise NotColumnar("a bound with a zone")
         since = dt.timedelta(hours=limit.hour, minutes=limit.minute, seconds=limit.second)
         limits.append((rule, since // _MICROSECOND + limit.microsecond))
     scaled = _scaled(limits, unit)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ferry.contract.columnar import NotColumnar, Scope, check_for
+from ferry.contract.columnar import check_for
+from ferry.contract.columnar_check import NotColumnar, Scope
 from ferry.contract.columns import Reading
 from ferry.contract.rules import rules_of
 

@@ -19,7 +19,8 @@ from pydantic_core import SchemaValidator, ValidationError
 
 from ferry.contract import carried, document
 from ferry.contract.carried import INVALID_UTF8, Unreadable
-from ferry.contract.columnar import Check, NotColumnar, Scope, check_for
+from ferry.contract.columnar import check_for
+from ferry.contract.columnar_check import Check, NotColumnar, Scope
 from ferry.contract.columns import ContractColumn, Reading, read
 from ferry.contract.explain import RulePath, explain
 from ferry.contract.fingerprint import fingerprint

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic_core import PydanticKnownError, core_schema
 
 if TYPE_CHECKING:
-    from dagster import DagsterType
-
     from ferry.contract.judge import CompiledContract
 
 PERSONAL = "ferry_personal"
@@ -179,8 +177,8 @@ class Contract(BaseModel):
         return compile_contract(cls)
 
     @classmethod
-    def dagster_type(cls) -> DagsterType:
-        """A Dagster type for your own pandas or Arrow assets: `@asset(dagster_type=Order.dagster_type())`."""
+    def dagster_type(cls) -> Any:
+        """A `DagsterType` for your own pandas or Arrow assets: `@asset(dagster_type=Order.dagster_type())`."""
         from ferry.dagster_types import dagster_type
 
         return dagster_type(cls)
