@@ -118,6 +118,15 @@ class Match(_Strict):
     on: Columns
     then: Literal["preserve", "update"] = "preserve"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return (
+            {"on" if key is True else key: one for key, one in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
+
 
 class Resources(_Strict):
     """What a run of this entity may use."""

@@ -109,8 +109,8 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
         if edge.reference.on_missing == "fail" and edge.strategy == WAIT:
             row = loader.connection.execute(
                 "select count(*), min(key::text) from ferry.waiting_rows"
-                " where entity = %s and exists (select from unnest(missing) m where m like %s)",
-                (plan.name, edge.parent + " %"),
+                " where entity = %s and exists (select from unnest(missing) m where starts_with(m, %s))",
+                (plan.name, f"{edge.parent} "),
             ).fetchone()
             if row and row[0]:
                 raise PermanentError(
@@ -119,19 +119,20 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
                     why=f"`on_missing: fail` is declared; the first has the key {row[1]}",
                     next="Repair the source and load the parents again, or declare another `on_missing`",
                 )
-    rejected_parent = sql.SQL(" or ").join(
+    # A row is `parent_rejected` only if each parent that it lacks was rejected: one that never was is the harder fact.
+    rejected_parent = sql.SQL(" and ").join(
         sql.SQL(
-            "exists (select from ferry.rejected_rows x where x.entity = {parent} and"
-            " {missing} = any(w.missing) and x.key = array[{key}])"
+            "(not exists (select from unnest(w.missing) m where starts_with(m, {prefix})) or exists"
+            " (select from ferry.rejected_rows x where x.entity = {parent} and x.key = array[{key}]))"
         ).format(
             parent=sql.Literal(edge.parent),
-            missing=sql.SQL("{} || array_to_string(x.key, ', ')").format(sql.Literal(f"{edge.parent} ")),
+            prefix=sql.Literal(f"{edge.parent} "),
             key=sql.SQL(", ").join(
                 sql.SQL("w.row->>{}").format(sql.Literal(name)) for name in edge.source_columns
             ),
         )
         for edge in plan.edges
-        if edge.strategy == WAIT
+        if edge.strategy == WAIT and edge.reference.on_missing != "set_null"
     )
     if not rejected_parent.as_string(None):
         return {}

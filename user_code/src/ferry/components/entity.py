@@ -26,7 +26,10 @@ from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
 from ferry.plan import circular_parents, plan_migration
 
 CHECKS = {
-    "accounted_for": (LOADED, "Every extracted row is inserted, updated, unchanged, preserved, rejected or waiting"),
+    "accounted_for": (
+        LOADED,
+        "Every extracted row is inserted, updated, unchanged, preserved, rejected or waiting",
+    ),
     "reconciled": (LOADED, "Every loaded row in the target is what was staged"),
     "no_orphans": (LOADED, "No row waits for a parent that was not loaded"),
     "contract_pass_rate": (VALIDATED, "Rows that the contract accepts"),
@@ -135,7 +138,8 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         name=entity.name,
         specs=specs,
         check_specs=[
-            dg.AssetCheckSpec(name, asset=keys[stage], description=text) for name, (stage, text) in CHECKS.items()
+            dg.AssetCheckSpec(name, asset=keys[stage], description=text)
+            for name, (stage, text) in CHECKS.items()
         ],
         can_subset=True,
         partitions_def=partitions,
@@ -146,8 +150,14 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         pool=f"{declaration.target.connection}",
     )
     def run(context: dg.AssetExecutionContext, ferry: FerryResource) -> Iterator[Any]:
-        stages = tuple(stage for stage in (RAW, VALIDATED, LOADED) if keys[stage] in context.selected_asset_keys)
-        wanted = tuple(context.partition_keys) if context.has_partition_key_range or context.has_partition_key else ()
+        stages = tuple(
+            stage for stage in (RAW, VALIDATED, LOADED) if keys[stage] in context.selected_asset_keys
+        )
+        wanted = (
+            tuple(context.partition_keys)
+            if context.has_partition_key_range or context.has_partition_key
+            else ()
+        )
         recorder = Recorder(context, entity, keys, versions, upstream, stages)
         failed: list[PartitionFailed] = []
         try:
@@ -155,7 +165,9 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             plans = plan_migration(migration, settings, only=(entity.name,))
             recorder.plan = plans[entity.name]
             partition_keys = wanted or (WHOLE,)
-            for event in carry(plans, entity.name, partition_keys, settings, run_id=context.run_id, stages=stages):
+            for event in carry(
+                plans, entity.name, partition_keys, settings, run_id=context.run_id, stages=stages
+            ):
                 recorder.record(event)
                 if isinstance(event, PartitionFailed):
                     failed.append(event)
@@ -203,7 +215,11 @@ def _description(entity: DeclaredEntity, stage: str) -> str:
         RAW: f"Rows of {declaration.source.table} as they were read, staged as Parquet.",
         VALIDATED: f"The verdict of the contract `{declaration.contract}` over the staged rows.",
         LOADED: f"Rows in {declaration.target.table}, with the outcome of each."
-        + (" Its id map, old key to new key, is what other assets load." if declaration.id_map == "published" else ""),
+        + (
+            " Its id map, old key to new key, is what other assets load."
+            if declaration.id_map == "published"
+            else ""
+        ),
     }[stage]
     return f"{declaration.description}\n\n{what}".strip()
 

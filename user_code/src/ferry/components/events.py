@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
-from ferry.components.versions import stamp
+from ferry.components.versions import Versions, stamp
 from ferry.declaration import Entity, fingerprint
 from ferry.ledger import Outcomes
 from ferry.partition import WHOLE
@@ -44,7 +44,7 @@ class Recorder:
         """Args: the op's context, the entity, and by stage its asset key, code version and upstream assets."""
         self._context, self._entity, self._keys = context, entity, keys
         self._versions, self._upstream, self._stages = versions, upstream, stages
-        self._outcomes: dict[str, LoadedPartition] = {}
+        self._lookup = Versions(context.instance)
         self.plan: EntityPlan | None = None
 
     def record(self, event: Event) -> None:
@@ -68,7 +68,9 @@ class Recorder:
     def output(self, stage: str) -> dg.Output:
         """The output of a stage: it carries nothing and makes no event of its own, those are logged already."""
         name = self._context.assets_def.get_output_name_for_asset_key(self._keys[stage])
-        return dg.Output(None, output_name=name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+        return dg.Output(
+            None, output_name=name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+        )
 
     def _staged(self, event: Staged) -> None:
         if RAW not in self._stages:
@@ -117,12 +119,12 @@ class Recorder:
         )
 
     def _loaded(self, event: LoadedPartition) -> None:
-        self._outcomes[event.partition] = event
         outcomes, manifest = event.outcomes, event.manifest
         declaration = self._entity.declaration
         metadata: dict[str, Any] = {
             **self._row_count(
-                event.partition, outcomes.inserted + outcomes.updated + outcomes.unchanged + outcomes.preserved
+                event.partition,
+                outcomes.inserted + outcomes.updated + outcomes.unchanged + outcomes.preserved,
             ),
             **outcomes.as_dict(),
             "dagster/table_name": declaration.target.table,
@@ -148,13 +150,17 @@ class Recorder:
             passed=outcomes.waiting == 0,
             severity=dg.AssetCheckSeverity.WARN,
             metadata={"waiting": outcomes.waiting},
-            description="" if not outcomes.waiting else "Load the parents, then settle (`ferry settle`, job `settle`)",
+            description=""
+            if not outcomes.waiting
+            else "Load the parents, then settle (`ferry settle`, job `settle`)",
         )
 
     def _loaded_version(self, event: LoadedPartition) -> str:
         """Children read nothing of a parent but its pairs, and pairs never change: new rows make no child stale."""
         if self._entity.declaration.id_map != "none":
-            return fingerprint(["pairs", self._entity.name, self._entity.declaration.target.model_dump(by_alias=True)])
+            return fingerprint(
+                ["pairs", self._entity.name, self._entity.declaration.target.model_dump(by_alias=True)]
+            )
         return fingerprint([event.manifest.content_hash, self._versions[LOADED]])
 
     def _reconciled(self, event: Reconciliation) -> None:
@@ -186,10 +192,12 @@ class Recorder:
                 partition=key,
                 metadata=metadata,
                 tags=stamp(
-                    self._context.instance,
+                    self._lookup,
                     code_version=self._versions[stage],
                     data_version=data_version,
-                    inputs=[(upstream, self._partition_of(upstream, key)) for upstream in self._upstream[stage]],
+                    inputs=[
+                        (upstream, self._partition_of(upstream, key)) for upstream in self._upstream[stage]
+                    ],
                 ),
             )
         )
@@ -234,7 +242,8 @@ def _counts(what: str, counts: dict[str, int]) -> Any:
 def _columns(plan: EntityPlan, source: dg.AssetKey) -> dict[str, Any]:
     """The target's columns and where each comes from."""
     lineage = {
-        column.target: [dg.TableColumnDep(asset_key=source, column_name=column.source)] for column in plan.columns
+        column.target: [dg.TableColumnDep(asset_key=source, column_name=column.source)]
+        for column in plan.columns
     }
     for edge in plan.edges:
         for target, name in zip(edge.target_columns, edge.source_columns, strict=False):

@@ -6,7 +6,13 @@ import dagster as dg
 
 from ferry.partition import FORMATS, Scheme
 
-CRON = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 0", "month": "0 0 1 * *", "year": "0 0 1 1 *"}
+CRON = {
+    "hour": "0 * * * *",
+    "day": "0 0 * * *",
+    "week": "0 0 * * 0",
+    "month": "0 0 1 * *",
+    "year": "0 0 1 1 *",
+}
 
 
 def partitions_of(scheme: Scheme) -> dg.PartitionsDefinition | None:
@@ -31,7 +37,9 @@ def partitions_of(scheme: Scheme) -> dg.PartitionsDefinition | None:
 def _after(scheme: Scheme) -> datetime.datetime:
     """The end of the last window: Dagster leaves out a window that its `end` cuts."""
     definition = dg.TimeWindowPartitionsDefinition(
-        start=scheme.start.replace(tzinfo=datetime.UTC) if scheme.start else datetime.datetime.now(datetime.UTC),
+        start=scheme.start.replace(tzinfo=datetime.UTC)
+        if scheme.start
+        else datetime.datetime.now(datetime.UTC),
         cron_schedule=CRON[str(scheme.every)],
         fmt=FORMATS[str(scheme.every)],
         timezone="UTC",

@@ -10,7 +10,9 @@ class FerryResource(dg.ConfigurableResource):
     """How Ferry runs here. What is not set comes from the environment (`FERRY_…`); URLs come from there only."""
 
     stage_uri: str | None = Field(default=None, description="where staged Parquet lies: a path or URI")
-    chunk_rows: int | None = Field(default=None, gt=0, description="rows of one part, loaded in one transaction")
+    chunk_rows: int | None = Field(
+        default=None, gt=0, description="rows of one part, loaded in one transaction"
+    )
     retries: int | None = Field(default=None, ge=0, description="how often a transient error is tried again")
 
     def settings(self) -> Settings:

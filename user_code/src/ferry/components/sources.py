@@ -30,7 +30,9 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
     )
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):  # noqa: ANN202
         found = fingerprints(ferry.settings().url(declaration.source.connection), migration, entity.name)
-        keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
+        keys = (
+            context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
+        )
         for partition in keys:
             rows, total = found[partition or next(iter(found))]
             context.log_event(
@@ -41,6 +43,8 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
                     tags={"dagster/data_version": f"{rows}-{total}"},
                 )
             )
-        yield dg.Output(None, output_name=context.op.output_defs[0].name, metadata={"__source_asset_observation__": True})
+        yield dg.Output(
+            None, output_name=context.op.output_defs[0].name, metadata={"__source_asset_observation__": True}
+        )
 
     return look

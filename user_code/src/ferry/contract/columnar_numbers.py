@@ -129,29 +129,38 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
     return doubt
 
 
-def numeric_texts(node: Node, _dtype: pa.DataType, config: Node) -> Doubter:
-    """PostgreSQL `numeric` as ADBC carries it, as text: the plain ones are judged as `decimal128`, exactly.
+_DIGITS_KEPT = 28  # by Python's Decimal arithmetic, which Pydantic counts digits with
 
-    NaN, infinities, exponents and more than 38 digits are left to Pydantic.
+
+def numeric_texts(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
+    """PostgreSQL `numeric` as ADBC carries it, as text: digits are counted by a pattern, bounds kept at a distance.
+
+    NaN, infinities, exponents, very many digits and values within a billionth of a bound are left to Pydantic.
     """
-    places = node.get("decimal_places")
-    scale = min(20, places if places is not None else 10)
-    width = 38
-    inner = decimals(node, pa.decimal128(width, scale), config)
-    plain = rf"^-?[0-9]{{1,{18 - min(scale, 17)}}}(\.[0-9]{{1,{scale}}})?$" if scale else r"^-?[0-9]{1,18}$"
+    digits, places = node.get("max_digits"), node.get("decimal_places")
+    counted = digits is not None or places is not None
+    fraction = _DIGITS_KEPT if places is None else places
+    whole = digits - (places or 0) if digits is not None else _DIGITS_KEPT
+    limits = [(rule, float(limit)) for rule, limit in bounds(node)]
+    sign = "" if ("ge", 0.0) in limits else "-?"
+    limits = [limit for limit in limits if limit != ("ge", 0.0)]
+    point = rf"\.[0-9]{{1,{fraction}}}0*" if fraction else r"\.0+"
+    plain = rf"^{sign}[0-9]{{1,{max(1, whole)}}}({point})?$"
+    # Without places, a text no longer than the digits has no more digits than that, point and sign included.
+    longest = min(_DIGITS_KEPT, digits if digits is not None and places is None else _DIGITS_KEPT)
 
     def doubt(array: pa.Array) -> Doubt:
         import polars as pl
-        import pyarrow.compute as pc
 
-        storage = array.storage
-        simple = pl.Series(storage).str.contains(plain).fill_null(value=False).to_numpy()
-        text = (
-            storage
-            if simple.all()
-            else pc.call_function("if_else", [pa.array(simple), storage, pa.scalar(None, storage.type)])
-        )
-        doubted = inner(text.cast(pa.decimal128(width, scale)))
-        return doubted if simple.all() else either(~simple, doubted)
+        texts = pl.Series(array.storage)
+        sure = texts.str.contains(plain)
+        if counted:
+            sure &= texts.str.len_bytes() <= longest
+        if limits:
+            values = texts.cast(pl.Float64, strict=False)
+            for rule, limit in limits:
+                margin = max(abs(limit), 1.0) * 1e-9
+                sure &= (values > limit + margin) if rule in ("ge", "gt") else (values < limit - margin)
+        return None if sure.all() else ~sure.fill_null(value=False).to_numpy()
 
     return doubt

@@ -178,7 +178,7 @@ class Contract(BaseModel):
 
     @classmethod
     def dagster_type(cls) -> Any:
-        """A `DagsterType` for your own pandas or Arrow assets: `@asset(dagster_type=Order.dagster_type())`."""
+        """A `DagsterType` for your own pandas or Arrow assets: `@asset(dagster_type=…)`."""
         from ferry.dagster_types import dagster_type
 
         return dagster_type(cls)

@@ -211,7 +211,10 @@ class Caller:
                 if self.auth.renew(self.now()):
                     return attempt()
             self._refuse(answer)
-            return judge(answer) if judge else answer
+            if judge:
+                return judge(answer)
+            answer.json()  # half an answer is asked for again here, where there is patience
+            return answer
 
         return self._patiently(attempt)
 

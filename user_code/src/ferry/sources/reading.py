@@ -7,11 +7,13 @@ API).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow as pa
 
 from ferry.errors import DeclarationError, PermanentError
 from ferry.sources.calls import Caller
@@ -98,7 +100,6 @@ class ServerPage:
     where: str
     size: int
     total: int | None = None
-    parents: list[list[Any]] | None = None
 
 
 class Server(Protocol):
@@ -138,6 +139,8 @@ class Reading:
             known.
         version: path of what grows when a record changes (`updated_at`).
         shape: makes the batches.
+        unfold: the rows in the objects that the pages bring, each with its ancestors, nearest first; None when the
+            objects are the rows. Keys, counts and hashes are of the objects.
         plan: what was declared, JSON-serialisable; a checkpoint of another plan is refused.
         work_dir: a directory that outlives the process, for the keys seen so far.
     """
@@ -151,12 +154,13 @@ class Reading:
         shape: Shape,
         plan: Any,
         work_dir: Path | None,
+        unfold: Callable[[dict[str, Any]], Iterator[tuple[dict[str, Any], list[Any]]]] | None = None,
         page_bytes: int = PAGE_BYTES,
     ) -> None:
         self._server, self._shape, self._page_bytes = server, shape, page_bytes
         self._keys = [k.split(".") for k in ([key] if isinstance(key, str) else key or [])]
         self._version = version.split(".") if version else None
-        self._plan = plan
+        self._plan, self._unfold = plan, unfold
         self._work_dir = work_dir or Path(tempfile.mkdtemp(prefix="ferry-"))
         self.completeness: Completeness | None = None
 
@@ -252,25 +256,29 @@ class Reading:
                 known += len(page.records[low : low + step])
                 continue
             records = page.records[low : low + step]
-            parents = page.parents[low : low + step] if page.parents else None
-            chosen, chosen_parents, replaces, old = self._sift(span, records, parents, state, tally, seen)
+            chosen, replaces, old = self._sift(span, records, state, tally, seen)
             known += old
             state["part"] = min(low + step, len(page.records))
             is_last = low + step >= len(page.records)
             if is_last:
                 self._turn(state, page, mark, known, span, begun)
-            yield self._shape.batch(chosen, page.where, chosen_parents), replaces
+            yield self._batch(chosen, page.where), replaces
+
+    def _batch(self, objects: list[dict[str, Any]], where: str) -> pa.RecordBatch:
+        if self._unfold is None:
+            return self._shape.batch(objects, where)
+        unfolded = [row for one in objects for row in self._unfold(one)]
+        return self._shape.batch([row for row, _ in unfolded], where, [above for _, above in unfolded])
 
     def _sift(
         self,
         span: Span,
         records: list[dict[str, Any]],
-        parents: list[list[Any]] | None,
         state: dict[str, Any],
         tally: Tally,
         seen: SeenKeys | None,
-    ) -> tuple[list[dict[str, Any]], list[list[Any]] | None, list[Any], int]:
-        """Of some records those to hand on, their parents, the keys they replace, and how many were known."""
+    ) -> tuple[list[dict[str, Any]], list[Any], int]:
+        """Of some records those to hand on, the keys that they replace, and how many were known."""
         state["page"] += 1
         contents = [fingerprint(r) for r in records]
         keys = [self._key_of(r) for r in records]
@@ -302,8 +310,7 @@ class Reading:
                 key = keys[at]
                 replaces.append(key if isinstance(key, list) else [key])
             chosen.append(at)
-        picked = [parents[at] for at in chosen] if parents else None
-        return [records[at] for at in chosen], picked, replaces, known
+        return [records[at] for at in chosen], replaces, known
 
     def _turn(
         self,

@@ -1,0 +1,348 @@
+"""The command `ferry`: plan, run, status, rejects, settle, reconcile, map. Each takes `--json`; none shows a trace."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ferry import ledger
+from ferry.catalogue import connect
+from ferry.declaration import Migration, read_migration
+from ferry.errors import DeclarationError, FerryError
+from ferry.ledger import Outcomes
+from ferry.plan import EntityPlan, MigrationPlan, plan_migration
+from ferry.settings import Settings, read_settings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Carry related data from an old system into a new one: every row accounted for, exactly once.",
+)
+Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+Entities = Annotated[list[str] | None, typer.Argument(help="entities; all if none is named")]
+Defs = Annotated[
+    Path | None,
+    typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
+]
+console = Console()
+errors = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command; an error becomes one message and exit status 1 (2 for a command that is not understood)."""
+    sys.exit(run_guarded(app))
+
+
+def run_guarded(call: Callable[[], Any]) -> int:
+    """Call something and turn what Ferry raises into a message on standard error."""
+    try:
+        call()
+    except FerryError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.as_dict()), file=sys.stderr)
+        else:
+            errors.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("Stopped. Run it again; it goes on where the ledger ends.")
+        return 130
+    return 0
+
+
+def migration_of(defs: Path | None) -> tuple[Migration, Path]:
+    """The declarations in a folder, and the folder."""
+    folder = defs or Path(__file__).parent.parent / "shop" / "defs"
+    return read_migration(folder), folder
+
+
+@app.command()
+def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+    """Show the order, the references and what would happen. Writes nothing."""
+    migration, _ = migration_of(defs)
+    plans = plan_migration(migration, read_settings(), only=tuple(entities or ()))
+    if as_json:
+        return print_json([describe_plan(plans[name]) for name in plans.order])
+    table = Table(title="Plan", title_justify="left", show_lines=True)
+    for heading in ("", "entity", "from → to", "partitions", "references"):
+        table.add_column(heading)
+    for position, name in enumerate(plans.order, 1):
+        shown = describe_plan(plans[name])
+        references = "\n".join(f"{r['column']} → {r['to']}: {r['strategy']}" for r in shown["references"])
+        keys = plans[name].scheme.keys
+        cut = f"{len(keys)}: {keys[0]} … {keys[-1]}" if len(keys) > 1 else "1"
+        table.add_row(str(position), name, f"{shown['source']}\n→ {shown['target']}", cut, references or "–")
+    console.print(table)
+    console.print("Nothing was written. Next: [bold]ferry run[/bold]")
+    return None
+
+
+def describe_plan(plan: EntityPlan) -> dict[str, Any]:
+    """One entity of a plan as plain data."""
+    source, target = plan.declaration.source, plan.declaration.target
+    return {
+        "entity": plan.name,
+        "source": f"{source.connection}/{plan.source.label}",
+        "target": f"{target.connection}/{plan.target.label}",
+        "rows_estimated": plan.source.estimated_rows,
+        "partitions": list(plan.scheme.keys),
+        "key": {"old": list(plan.source_key), "new": list(plan.target_key), "from": target.key.source},
+        "id_map": plan.declaration.id_map,
+        "columns": {column.source: column.target for column in plan.columns},
+        "dropped": list(plan.declaration.drop),
+        "references": [
+            {
+                "column": ", ".join(edge.source_columns),
+                "to": edge.parent,
+                "strategy": edge.strategy,
+                "why": edge.why,
+                "on_missing": edge.reference.on_missing,
+            }
+            for edge in plan.edges
+        ],
+        "plan_hash": plan.plan_hash,
+    }
+
+
+@app.command()
+def run(
+    entities: Entities = None,
+    partition: Annotated[
+        str | None, typer.Option(help="one partition, or a range `1992-01:1992-12`; all if not given")
+    ] = None,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Carry the rows, through Dagster, and settle. Exit status 0 only if every promise held."""
+    from ferry.components.run import run_migration
+
+    report = run_migration(migration_of(defs)[1], tuple(entities or ()), partition, quiet=as_json)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report.as_dict())
+    if not report.kept_every_promise:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+    """Show what the ledger says: rows by outcome, partitions complete, rows that wait."""
+    migration, _ = migration_of(defs)
+    settings = read_settings()
+    plans = plan_migration(migration, settings, only=tuple(entities or ()))
+    shown = []
+    for name, connection in each_target(plans, settings):
+        totals = ledger.totals(connection, name) if ledger.is_prepared(connection) else Outcomes()
+        complete = ledger.complete_partitions(connection, name) if ledger.is_prepared(connection) else set()
+        shown.append(
+            {
+                "entity": name,
+                **totals.as_dict(),
+                "complete": len(complete),
+                "partitions": len(plans[name].scheme.keys),
+            }
+        )
+    if as_json:
+        return print_json(shown)
+    table = Table(title="Ledger", title_justify="left")
+    table.add_column("entity")
+    for heading in (*Outcomes().as_dict(), "complete"):
+        table.add_column(heading, justify="right")
+    for row in shown:
+        table.add_row(
+            row["entity"],
+            *(f"{row[k]:,}" for k in Outcomes().as_dict()),
+            f"{row['complete']}/{row['partitions']}",
+        )
+    console.print(table)
+    return None
+
+
+@app.command()
+def rejects(
+    entities: Entities = None,
+    reason: Annotated[str | None, typer.Option(help="only this reason")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="rows shown for each entity")] = 20,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rejected rows: why, which value, which key."""
+    migration, _ = migration_of(defs)
+    settings = read_settings()
+    plans = plan_migration(migration, settings, only=tuple(entities or ()))
+    shown: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    for name, connection in each_target(plans, settings):
+        if not ledger.is_prepared(connection):
+            continue
+        counts[name] = ledger.rejections(connection, name)
+        rows = connection.execute(
+            "select entity, partition, key, reason, errors, row, attempts from ferry.rejected_rows"
+            " where entity = %s and (%s::text is null or reason = %s) order by id limit %s",
+            (name, reason, reason, limit),
+        )
+        names = ("entity", "partition", "key", "reason", "errors", "row", "attempts")
+        shown += [dict(zip(names, row, strict=True)) for row in rows]
+    if as_json:
+        return print_json({"counts": counts, "rows": shown})
+    if not shown:
+        console.print("No row is rejected.")
+        return None
+    table = Table(title="Rejected rows", title_justify="left")
+    for heading in ("entity", "key", "reason", "column", "value", "message"):
+        table.add_column(heading, overflow="fold")
+    for row in shown:
+        first = row["errors"][0] if row["errors"] else {}
+        cells = (first.get("column"), first.get("value"), first.get("message"))
+        table.add_row(
+            row["entity"], ", ".join(row["key"]), row["reason"], *(str(c or "")[:60] for c in cells)
+        )
+    console.print(table)
+    for name, by_reason in counts.items():
+        for why, count in by_reason.items():
+            console.print(f"{count:>8,}  {name}: {why}", highlight=False)
+    return None
+
+
+@app.command()
+def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+    """Load children whose parents have come, and decide about the rest where all parents are complete."""
+    from ferry.settle import settle as settle_all
+
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs)[0], settings)
+    results = settle_all(plans, settings, only=tuple(entities or ()))
+    if as_json:
+        return print_json([dataclasses.asdict(result) for result in results])
+    for result in results:
+        waiting = f", {result.waiting:,} wait for {', '.join(result.waits_for)}" if result.waiting else ""
+        rejected = f", {sum(result.rejected.values()):,} rejected" if result.rejected else ""
+        console.print(f"{result.entity}: {result.loaded:,} loaded{rejected}{waiting}", highlight=False)
+    return None
+
+
+@app.command()
+def reconcile(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+    """Hold the whole target against what was staged, and name every key that differs."""
+    from ferry.load import Loader
+    from ferry.pipeline import reconcile as reconcile_all
+    from ferry.stage import Stage
+
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs)[0], settings, only=tuple(entities or ()))
+    found: list[dict[str, Any]] = []
+    for name in plans.order:
+        if entities and name not in entities:
+            continue
+        with Loader(plans, name, settings) as loader:
+            stages = {key: Stage(settings.stage_root, name, key) for key in plans[name].scheme.keys}
+            manifests = {key: manifest for key, stage in stages.items() if (manifest := stage.manifest())}
+            for result in reconcile_all(loader, settings, manifests):
+                found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
+                for difference in result.differences if not as_json else ():
+                    console.print(f"[red]✗[/red] {name}, {result.partition}: {difference}", highlight=False)
+    different = sum(row["different"] for row in found)
+    if as_json:
+        print_json(found)
+    else:
+        compared = sum(row["compared"] for row in found)
+        console.print(f"{compared:,} rows compared, {different:,} differ.", highlight=False)
+    if different:
+        raise typer.Exit(1)
+
+
+@app.command(name="map")
+def map_(
+    entity: str, key: Annotated[list[str], typer.Argument(help="the old key")], defs: Defs = None
+) -> None:
+    """Print the new key of an old one, with its status, as JSON."""
+    from ferry import id_map
+
+    settings = read_settings()
+    plan = plan_migration(migration_of(defs)[0], settings, only=(entity,))[entity]
+    if not plan.has_map:
+        raise DeclarationError(f"{entity} keeps no id map", next="Its key in the target is its natural one")
+    target = plan.declaration.target.connection
+    with connect(settings.url(target), target) as connection:
+        found = id_map.look_up(connection, plan, tuple(key)) if ledger.is_prepared(connection) else None
+    if found is None:
+        raise DeclarationError(
+            f"{entity} has no row with the old key {', '.join(key)}", next="ferry rejects, or status"
+        )
+    print_json(found)
+
+
+@contextmanager
+def _opened(url: str, connection: str) -> Any:
+    with connect(url, connection, autocommit=True) as opened:
+        yield opened
+
+
+def each_target(plans: MigrationPlan, settings: Settings) -> Any:
+    """Each planned entity with an open connection to its target."""
+    for name in plans.order:
+        target = plans[name].declaration.target.connection
+        with _opened(settings.url(target), target) as connection:
+            yield name, connection
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The table that ends a run, the top reasons for rejection, and what to do next."""
+    wide = console.width >= 110 or not console.is_terminal
+    ends = tuple(Outcomes().as_dict())
+    table = Table(
+        title=f"{report['rows']:,} rows in {report['seconds']:.1f} s", title_justify="left", box=None
+    )
+    table.add_column("entity")
+    short = {"extracted": "extr.", "inserted": "ins.", "updated": "upd.", "unchanged": "unch.", "preserved": "pres.",
+             "rejected": "rej.", "waiting": "wait."}  # fmt: skip
+    for heading in (
+        *(ends if wide else (short[end] for end in ends)),
+        "reconciled" if wide else "ok",
+        "rows/s",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in report["entities"].items():
+        mark = "[green]yes[/green]" if row["reconciled"] else "[red]NO[/red]"
+        table.add_row(name, *(f"{row[end]:,}" for end in ends), mark, f"{row['rows_per_second']:,}")
+    console.print(table)
+    reasons = [
+        (count, name, reason)
+        for name, row in report["entities"].items()
+        for reason, count in row["rejections"].items()
+    ]
+    if reasons:
+        console.print("\nMost frequent reasons for rejection")
+        for count, name, reason in sorted(reasons, reverse=True)[:10]:
+            console.print(f"{count:>10,}  {name}: {reason}", highlight=False)
+    console.print(f"\nPeak memory {report['peak_rss_mib']:.0f} MiB.", highlight=False)
+    for line in report["errors"]:
+        errors.print(f"[red]✗[/red] {line}", highlight=False, soft_wrap=True)
+    if report["kept_every_promise"]:
+        console.print(
+            "[green]Every row is accounted for and reconciled.[/green] Next: ferry rejects, ferry status"
+        )
+    else:
+        errors.print("[red]Not every promise held.[/red] Correct what is named above and run it again.")
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output; dates and decimals as text."""
+    print(
+        json.dumps(
+            value, default=str, ensure_ascii=False, indent=None if os.environ.get("FERRY_COMPACT") else 1
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Run a migration through Dagster in this process: the same definitions, ops and events as on the platform.
+
+One run an entity, all its partitions in one batch; then everything is settled. The instance is `DAGSTER_HOME`'s, so
+that the UI shows what happened, or one that lasts as long as the process.
+"""
+
+import os
+import resource
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from ferry import ledger
+from ferry.catalogue import connect
+from ferry.components import events
+from ferry.components.entity import entity_assets, migration_in
+from ferry.components.resources import FerryResource
+from ferry.ledger import Outcomes
+from ferry.pipeline import Event, LoadedPartition, PartitionFailed
+from ferry.plan import MigrationPlan, plan_migration
+from ferry.reconcile import Reconciliation
+from ferry.settings import Settings
+from ferry.settle import settle
+
+
+@dataclass
+class EntityReport:
+    """What a run did to one entity, after settling."""
+
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    reconciled: bool = True
+    rejections: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in the report file."""
+        speed = round(self.outcomes.extracted / self.seconds) if self.seconds else 0
+        return {
+            **self.outcomes.as_dict(),
+            "reconciled": self.reconciled and not self.failed,
+            "rejections": self.rejections,
+            "seconds": round(self.seconds, 3),
+            "rows_per_second": speed,
+            "failed_partitions": sorted(self.failed),
+        }
+
+
+@dataclass
+class Report:
+    """What a run did, entity by entity."""
+
+    entities: dict[str, EntityReport] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_rss_mib: float = 0.0
+    whole: bool = True
+
+    @property
+    def kept_every_promise(self) -> bool:
+        """Every row accounted for, every partition loaded and reconciled, and nothing left waiting."""
+        return all(
+            report.reconciled and not report.failed and (report.outcomes.waiting == 0 or not self.whole)
+            for report in self.entities.values()
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written to `report.json`."""
+        return {
+            "reconciled": all(report.reconciled and not report.failed for report in self.entities.values()),
+            "kept_every_promise": self.kept_every_promise,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+            "rows": sum(report.outcomes.extracted for report in self.entities.values()),
+            "entities": {name: report.as_dict() for name, report in self.entities.items()},
+            "errors": [
+                line for report in self.entities.values() for line in dict.fromkeys(report.failed.values())
+            ],
+        }
+
+
+def run_migration(
+    folder: Path, only: tuple[str, ...], partition: str | None, *, quiet: bool = False
+) -> Report:
+    """Run entities (all if `only` is empty) over their partitions, settle, and report.
+
+    Args:
+        folder: of the declarations.
+        only: entities, in any order; they run in the plan's.
+        partition: one key, or `first:last`; all if None. Entities that are not partitioned run whole.
+        quiet: show no progress bar.
+
+    Raises:
+        DeclarationError: before anything is read or written.
+    """
+    migration = migration_in(folder)
+    ferry = FerryResource()
+    settings = ferry.settings()
+    plans = plan_migration(migration, settings, only=only)
+    names = [name for name in plans.order if not only or name in only]
+    chosen = {name: _chosen(plans, name, partition) for name in names}
+    report, began = Report(whole=partition is None and not only), time.monotonic()
+    with _instance() as instance, _bar(sum(len(keys) for keys in chosen.values()), quiet) as listen:
+        for name in names:
+            report.entities[name] = one = EntityReport()
+            started = time.monotonic()
+            with _listening(one, listen):
+                assets = entity_assets(migration, migration[name])
+                result = dg.materialize(
+                    [assets],
+                    instance=instance,
+                    resources={"ferry": ferry, "id_map": dg.mem_io_manager},
+                    tags=_tags(assets, chosen[name]),
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                    raise_on_error=False,
+                )
+            one.seconds = time.monotonic() - started
+            if not result.success and not one.failed:
+                failures = [e for e in result.all_events if e.is_step_failure]
+                data = failures[0].step_failure_data if failures else None
+                message = data.user_failure_data.description if data and data.user_failure_data else None
+                one.failed[""] = message or (str(data.error) if data and data.error else "the run failed")
+    settle(plans, settings, "cli")
+    _ends(plans, settings, report, chosen)
+    report.seconds = time.monotonic() - began
+    report.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return report
+
+
+def _chosen(plans: MigrationPlan, name: str, partition: str | None) -> tuple[str, ...]:
+    scheme = plans[name].scheme
+    if partition is None or scheme.by is None:
+        return scheme.keys
+    first, _, last = partition.partition(":")
+    return scheme.between(first, last or first, name)
+
+
+def _tags(assets: dg.AssetsDefinition, keys: tuple[str, ...]) -> dict[str, str]:
+    if assets.partitions_def is None:
+        return {}
+    return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+
+
+def _ends(
+    plans: MigrationPlan, settings: Settings, report: Report, chosen: dict[str, tuple[str, ...]]
+) -> None:
+    """After settling, rows that waited have met their end: move them in the run's own counts as well."""
+    for name, one in report.entities.items():
+        target = plans[name].declaration.target.connection
+        with connect(settings.url(target), target, autocommit=True) as connection:
+            now = ledger.totals(connection, name, chosen[name])
+            one.rejections = ledger.rejections(connection, name, chosen[name])
+        mine = one.outcomes
+        if mine.extracted != now.extracted:
+            continue
+        settled = mine.waiting - now.waiting
+        mine.rejected, mine.waiting = mine.rejected + now.rejected - mine.rejected, now.waiting
+        moved = mine.extracted - sum(list(mine.as_dict().values())[1:])
+        assert moved <= settled
+        mine.inserted += moved
+
+
+@contextmanager
+def _listening(one: EntityReport, listen: Any) -> Any:
+    def hear(name: str, event: Event) -> None:
+        listen(name, event)
+        match event:
+            case LoadedPartition():
+                one.outcomes.add(event.outcomes)
+            case Reconciliation():
+                one.reconciled = one.reconciled and event.reconciled
+            case PartitionFailed():
+                one.failed[event.partition] = str(event.error)
+
+    events.listeners.append(hear)
+    try:
+        yield
+    finally:
+        events.listeners.remove(hear)
+
+
+@contextmanager
+def _instance() -> Any:
+    """The instance of `DAGSTER_HOME`; without it one that is gone with the process."""
+    with (
+        dg.DagsterInstance.get()
+        if os.environ.get("DAGSTER_HOME")
+        else dg.DagsterInstance.ephemeral() as instance
+    ):
+        yield instance
+
+
+@contextmanager
+def _bar(partitions: int, quiet: bool) -> Any:
+    """A progress bar over partitions, with the rows that went through, on standard error."""
+    if quiet:
+        yield lambda *_: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description:<14}"), BarColumn(24), MofNCompleteColumn(),
+               TextColumn("{task.fields[rows]:>12,} rows"), TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=partitions, rows=0)
+        rows = 0
+
+        def listen(name: str, event: Event) -> None:
+            nonlocal rows
+            if isinstance(event, events.Progress):
+                rows += event.rows
+            done = isinstance(event, LoadedPartition | PartitionFailed)
+            progress.update(task, description=name, advance=1 if done else 0, rows=rows)
+
+        yield listen

@@ -1,0 +1,331 @@
+"""Any REST API by declaration: auth, paging, windows, rate limit and retries; see `RestDeclaration`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ferry.errors import DeclarationError, PermanentError, TransientError
+from ferry.sources.calls import Answer, Caller, Patience, moment
+from ferry.sources.limits import Bucket, Slots
+from ferry.sources.page import Completeness, Edge, Page, Window
+from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
+from ferry.sources.rest_declaration import RestDeclaration, proof
+from ferry.sources.shape import Shape, dig
+
+
+class RestSource:
+    """One resource of a REST API.
+
+    Args:
+        declaration: what the API and the resource are like.
+        state_dir: where runs on this machine share the rate limit and the tokens.
+        work_dir: a directory that outlives the process, for the keys seen in an unfinished read.
+    """
+
+    def __init__(
+        self, declaration: RestDeclaration, *, state_dir: Path, work_dir: Path | None = None
+    ) -> None:
+        self.declared = declared = declaration
+        self.cap, self.catches_up = declared.cap, declared.changes is not None
+        self.caller = _caller(declared, state_dir)
+        root, *inner = _record_steps(declared.records)
+        self._records, self._inner = root, inner
+        self._reading = Reading(
+            self,
+            key=declared.key,
+            version=declared.version,
+            shape=Shape(declared.columns(), declared.ignore, declared.omits_nulls, declared.unfit),
+            plan=declared.model_dump(mode="json", exclude={"auth", "rate", "retries", "max_answer_bytes"}),
+            work_dir=work_dir,
+            unfold=self._unfold if inner else None,
+        )
+        if self.cap and not declared.key:
+            raise DeclarationError("an API with a cap needs a key", where=declared.url, next="Declare key")
+
+    @property
+    def completeness(self) -> Completeness | None:
+        """Objects that the API counted against objects that arrived."""
+        return self._reading.completeness
+
+    def preflight(self) -> None:
+        """Ask for one page's worth of the resource: the URL, the credentials and the record path are right.
+
+        Raises:
+            PermanentError: they are not.
+        """
+        params = dict(self.declared.params)
+        if self.declared.paging.size_param:
+            params[self.declared.paging.size_param] = 1
+        self._list(self.caller.call("GET", self.declared.path, params=params))
+
+    def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
+        """Pages of the window."""
+        if window and self.declared.window is None:
+            raise DeclarationError(
+                f"{self.declared.path} has no window",
+                next="Declare window: {start: …, end: …}, or do not partition it",
+            )
+        return self._reading.pages(window, checkpoint)
+
+    def spans(self, window: Window | None) -> list[Span]:
+        """The window; times as instants, an open end at the server's now if the API has a cap."""
+        if window is None:
+            return [Span()]
+        if isinstance(window.start, int | str) or isinstance(window.end, int | str):
+            return [Span(window.start, window.end)]
+        low, high = (None if e is None else as_instant(e) for e in (window.start, window.end))
+        if high is None and self.cap:
+            high = datetime.fromtimestamp(int(self.caller.now()) + 1, UTC)
+        return [Span(low, high)]
+
+    def count(self, span: Span) -> Count | None:
+        """What the API's count says, if one is declared."""
+        counting = self.declared.count
+        if counting is None:
+            return None
+        answer = self.caller.call("GET", counting.path, params=self._filters(span))
+        found = _whole(dig(answer.json(), counting.value.split(".")))
+        if found is None:
+            raise PermanentError(
+                f"the count has no number at {counting.value!r}", where=answer.request, why=answer.excerpt
+            )
+        return Count(found)
+
+    def page(self, span: Span, cursor: Any) -> ServerPage:
+        """The page at the cursor: a URL, or what goes into the paging parameter."""
+        paging = self.declared.paging
+        if isinstance(cursor, dict) and "url" in cursor:
+            answer: Answer = self.caller.call("GET", cursor["url"])
+        else:
+            params = self._filters(span) | ({paging.size_param: paging.size} if paging.size_param else {})
+            if paging.by == "number":
+                params[paging.param] = cursor["at"] if cursor else paging.first
+            elif paging.by == "offset":
+                params[paging.param] = cursor["at"] if cursor else 0
+            elif cursor is not None:
+                params[paging.param] = cursor["at"]
+            answer = self.caller.call("GET", self.declared.path, params=params)
+        records = self._list(answer)
+        total = self._total(answer)
+        given = (cursor or {}).get("given", 0) + len(records)
+        following = self._next(answer, records, cursor or {}, given, total)
+        return ServerPage(records, following, answer.request, len(answer.body), total)
+
+    def belongs(self, span: Span, record: dict[str, Any]) -> bool:
+        """Whether the row is in the half-open window; a value that is no time is left to the contract."""
+        declared = self.declared.window
+        if declared is None or not declared.field:
+            return True
+        value = dig(record, declared.field.split("."))
+        at = _instant(value, declared.format)
+        if at is None:
+            return True
+        low, high = span.start, span.end
+        return not (isinstance(low, datetime) and at < low) and not (
+            isinstance(high, datetime) and at >= high
+        )
+
+    def _filters(self, span: Span) -> dict[str, Any]:
+        params: dict[str, Any] = dict(self.declared.params)
+        window, changes = self.declared.window, self.declared.changes
+        if window:
+            for name, edge in ((window.start, span.start), (window.end, span.end)):
+                if edge is not None and name:
+                    params[name] = _written(edge, window.format)
+        if span.since is not None and changes:
+            since = datetime.fromtimestamp(span.since - changes.overlap, UTC)
+            params[changes.since] = _written(since, changes.format)
+        return params
+
+    def _list(self, answer: Answer) -> list[dict[str, Any]]:
+        told = answer.json()
+        found = dig(told, self._records) if self._records else told
+        if not isinstance(found, list):
+            raise PermanentError(
+                f"the answer has no list at {'.'.join(self._records) or 'its top'}",
+                where=answer.request,
+                why=f"it is {answer.excerpt}",
+                next="Check records in the declaration, and whether this is an error that came with HTTP 200",
+            )
+        for at, record in enumerate(found):
+            if not isinstance(record, dict):
+                raise PermanentError(
+                    f"record {at + 1} is no object but {type(record).__name__}",
+                    where=answer.request,
+                    next="Check records in the declaration",
+                )
+        return found
+
+    def _total(self, answer: Answer) -> int | None:
+        path = self.declared.paging.total
+        if not path:
+            return None
+        if path.startswith("header:"):
+            return _whole(answer.headers.get(path.removeprefix("header:")))
+        return _whole(dig(answer.json(), path.split(".")))
+
+    def _next(
+        self,
+        answer: Answer,
+        records: list[dict[str, Any]],
+        cursor: dict[str, Any],
+        given: int,
+        total: int | None,
+    ) -> dict[str, Any] | None:
+        paging = self.declared.paging
+        more = dig(answer.json(), paging.more.split(".")) if paging.more else None
+        if paging.by == "none" or more is False:
+            return None
+        if paging.by == "link":
+            link = _parsed_link(answer).get("next", {}).get("url")
+            return self._url(answer, link) if link else None
+        told = dig(answer.json(), paging.next.split(".")) if paging.next else None
+        if paging.by == "next_url":
+            if told is not None and not isinstance(told, str):
+                raise PermanentError(
+                    f"the next URL is {told!r}", where=answer.request, next="Check paging.next"
+                )
+            return self._url(answer, told) if told else None
+        if paging.by == "cursor":
+            if more and told in (None, ""):
+                raise TransientError("there is a next page but no cursor to it", where=answer.request)
+            return (
+                {"at": told if isinstance(told, int | str) else str(told)} if told not in (None, "") else None
+            )
+        # These three end with an empty page, or when as many rows as there are have come: a short page alone
+        # proves nothing.
+        if not records or (total is not None and given >= total and not more):
+            return None
+        if paging.by == "keyset":
+            return {"at": self._last_key(answer, records), "given": given}
+        step = 1 if paging.by == "number" else len(records)
+        begin = paging.first if paging.by == "number" else 0
+        return {"at": cursor.get("at", begin) + step, "given": given}
+
+    def _last_key(self, answer: Answer, records: list[dict[str, Any]]) -> Any:
+        keys = [dig(r, self.declared.paging.key.split(".")) for r in records]
+        if None in keys or any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+            raise PermanentError(
+                "the rows do not come in the order of their key",
+                where=answer.request,
+                why="paging by keyset needs them so, or rows are lost",
+                next="Ask the API for this order (params), or declare another paging",
+            )
+        return keys[-1]
+
+    def _url(self, answer: Answer, link: str) -> dict[str, Any]:
+        # Relative to what was asked, as RFC 8288 has it.
+        asked = str(httpx.URL(answer.request.split(" ", 1)[1]).copy_with(query=None))
+        url = self.caller.url(str(httpx.URL(asked).join(link)))
+        return {"url": url}
+
+    def _unfold(self, record: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+        level: list[tuple[dict[str, Any], list[Any]]] = [(record, [])]
+        for steps in self._inner:
+            level = [(child, [one, *above]) for one, above in level for child in dig(one, steps) or []]
+        yield from level
+
+
+def _caller(declared: RestDeclaration, state_dir: Path) -> Caller:
+    rate, host = declared.rate, re.sub(r"\W+", "-", urlsplit(declared.url).netloc)
+    bucket = None
+    if rate.requests:
+        # One request less at once than allowed: two that left apart may arrive together.
+        burst = max(1.0, rate.burst - 1)
+        bucket = Bucket(
+            state_dir / f"rest-{host}.json", capacity=burst, per_second=rate.requests / rate.seconds
+        )
+    slots = Slots(state_dir / f"rest-{host}-slots", rate.concurrency) if rate.concurrency else None
+
+    def throttled(answer: Answer) -> bool:
+        return any(r.status == answer.status and r.contains in answer.excerpt for r in declared.throttled)
+
+    def feedback(answer: Answer) -> dict[str, float]:
+        used = re.fullmatch(r"\s*([\d.]+)\s*/\s*([\d.]+)\s*", answer.headers.get(rate.used_header or "-", ""))
+        if used:
+            return {"available": max(0.0, float(used[2]) - float(used[1]) - 1), "capacity": float(used[2])}
+        left = _number(answer.headers.get(rate.remaining_header or "-"))
+        reset = _number(answer.headers.get(rate.reset_header or "-"))
+        if bucket and left is not None and left < 1 and reset is not None:
+            wait = reset - caller.now() if reset > 1_000_000_000 else reset
+            bucket.pause(min(max(0.0, wait), 3600.0))
+        return {}
+
+    caller = Caller(
+        declared.url,
+        auth=proof(declared.auth, state_dir),
+        bucket=bucket,
+        slots=slots,
+        patience=Patience(
+            declared.retries.attempts,
+            declared.retries.patience,
+            declared.retries.first_wait,
+            declared.retries.longest_wait,
+            declared.retries.timeout,
+        ),
+        headers=declared.headers,
+        feedback=feedback,
+        throttled=throttled if declared.throttled else None,
+        max_answer=declared.max_answer_bytes,
+    )
+    return caller
+
+
+def _record_steps(records: str) -> list[list[str]]:
+    """`a.b[].c[]` as [["a", "b"], ["c"]]: the first list is what pages bring, the others are inside."""
+    parts = [p.strip(".") for p in records.split("[]")]
+    steps = [p.split(".") if p else [] for p in parts]
+    return steps[:-1] if len(steps) > 1 and not steps[-1] else steps
+
+
+def _parsed_link(answer: Answer) -> dict[str | None, dict[str, str]]:
+    return httpx.Response(200, headers={"link": answer.headers.get("link", "")}).links
+
+
+def _written(edge: Edge, form: str) -> Any:
+    if isinstance(edge, int | str) or form == "key":
+        return edge
+    at = as_instant(edge)
+    match form:
+        case "iso":
+            return moment(at.timestamp())
+        case "date":
+            return at.date().isoformat()
+        case "epoch":
+            return int(at.timestamp())
+        case "epoch_ms":
+            return int(at.timestamp() * 1000)
+    return at.strftime(form)
+
+
+def _instant(value: Any, form: str) -> datetime | None:
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return datetime.fromtimestamp(float(value) / (1000 if form == "epoch_ms" else 1), UTC)
+    if not isinstance(value, str):
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return as_instant(at) if isinstance(at, date) else None
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

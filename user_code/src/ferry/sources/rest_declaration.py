@@ -1,0 +1,268 @@
+"""What can be declared of a REST API; the errors name the place and what is known there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ferry.errors import DeclarationError
+from ferry.sources import auth as kinds
+from ferry.sources.calls import Auth
+from ferry.sources.shape import Field as Column
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BearerAuth(_Strict):
+    """A token that does not change."""
+
+    kind: Literal["bearer"]
+    token: SecretStr
+
+
+class BasicAuth(_Strict):
+    """A user and a password."""
+
+    kind: Literal["basic"]
+    user: str
+    password: SecretStr
+
+
+class ApiKeyAuth(_Strict):
+    """A key in a header or in the query."""
+
+    kind: Literal["api_key"]
+    name: str
+    value: SecretStr
+    place: Literal["header", "query"] = "header"
+
+
+class OAuth2Auth(_Strict):
+    """OAuth 2.0: with a refresh token when there is one, with client credentials otherwise."""
+
+    kind: Literal["oauth2"]
+    token_url: str
+    client_id: str
+    client_secret: SecretStr
+    refresh_token: SecretStr | None = None
+    scope: str = ""
+
+
+class OAuth1Auth(_Strict):
+    """OAuth 1.0a, each request signed."""
+
+    kind: Literal["oauth1"]
+    consumer_key: str
+    consumer_secret: SecretStr
+    token: str
+    token_secret: SecretStr
+    realm: str | None = None
+    method: Literal["HMAC-SHA256", "HMAC-SHA1"] = "HMAC-SHA256"
+
+
+AnyAuth = Annotated[
+    BearerAuth | BasicAuth | ApiKeyAuth | OAuth2Auth | OAuth1Auth, Field(discriminator="kind")
+]
+
+
+class Paging(_Strict):
+    """How one page leads to the next.
+
+    Attributes:
+        by: `link` (header with rel=next), `next_url` (a URL in the answer), `cursor` (a value in the answer that
+            goes into `param`), `offset`, `number` (of the page), `keyset` (the last row's key goes into `param`),
+            or `none`.
+        param: query parameter of the cursor, offset, number or key.
+        size: rows to ask for; `size_param` is its parameter.
+        next: path in the answer to the URL or cursor.
+        more: path to a boolean that says whether there is a next page.
+        total: path to the number of all rows of the query, or `header:X-Total-Count`.
+        first: number of the first page.
+        key: path of the key in a row, for `keyset`.
+    """
+
+    by: Literal["link", "next_url", "cursor", "offset", "number", "keyset", "none"] = "none"
+    param: str = ""
+    size: int = 100
+    size_param: str = ""
+    next: str = ""
+    more: str = ""
+    total: str = ""
+    first: int = 1
+    key: str = "id"
+
+
+class WindowParams(_Strict):
+    """How a window is asked for.
+
+    Attributes:
+        start, end: query parameters of the edges.
+        format: `iso` (UTC, with Z), `date`, `epoch`, `epoch_ms`, or a strftime format; `key` for keys as they are.
+        end_is: whether the API counts the end as inside. Rows on the end are then left to the next window.
+        field: path of the windowed value in a row; needed when the end is inclusive.
+    """
+
+    start: str
+    end: str
+    format: str = "iso"
+    end_is: Literal["exclusive", "inclusive"] = "exclusive"
+    field: str = ""
+
+
+class Counting(_Strict):
+    """Where the API says how many rows a window has: a path, and the value in its answer."""
+
+    path: str
+    value: str = "count"
+
+
+class Changes(_Strict):
+    """How to ask for what changed since an instant: the second look at a source that moves while it is read."""
+
+    since: str
+    format: str = "iso"
+    overlap: float = 120
+
+
+class Rate(_Strict):
+    """What the API allows.
+
+    Attributes:
+        requests, seconds: so many requests in so many seconds.
+        burst: requests that may be sent at once after a rest.
+        used_header: header with `used/limit`, as Shopify's `X-Shopify-Shop-Api-Call-Limit`.
+        remaining_header, reset_header: headers with what is left, and when it is filled again: seconds from now,
+            or an epoch second.
+        concurrency: calls at a time, over all runs on this machine.
+    """
+
+    requests: float = 0
+    seconds: float = 1
+    burst: float = 1
+    used_header: str = ""
+    remaining_header: str = ""
+    reset_header: str = ""
+    concurrency: int = 0
+
+
+class Retries(_Strict):
+    """How long to go on: tries of a failing call, and seconds to wait out throttling and outages."""
+
+    attempts: int = 6
+    patience: float = 900
+    first_wait: float = 0.5
+    longest_wait: float = 60
+    timeout: float = 60
+
+
+class ThrottleRule(_Strict):
+    """An answer that means throttling though its status is not 429."""
+
+    status: int
+    contains: str
+
+
+class FieldSpec(_Strict):
+    """One column; see `ferry.sources.shape.Field`."""
+
+    type: str
+    path: str = ""
+    parse: bool = False
+
+
+class RestDeclaration(_Strict):
+    """A REST API and one resource of it.
+
+    Attributes:
+        url: base URL; credentials are sent to its host only.
+        path: of the resource.
+        records: path to the list of objects in the answer (empty when the answer is the list); `orders[].lines[]`
+            unfolds the lists inside, whose objects are then the rows.
+        key: path, or paths, of the key of the objects that the pages bring.
+        version: path of what grows when an object changes.
+        params: query parameters of each first request.
+        fields: the columns; without, they are taken from the rows.
+        ignore: names in a row that go nowhere; `*` for all that are not declared.
+        unfit: `fail`, or `carry` values that do not fit to the contract (see `Shape`).
+        cap: objects that one query hands out at most; windows split before it.
+    """
+
+    url: str
+    path: str
+    records: str = ""
+    key: str | list[str] | None = None
+    version: str | None = None
+    auth: AnyAuth | None = None
+    headers: dict[str, str] = {}
+    params: dict[str, str | int | bool] = {}
+    paging: Paging = Paging()
+    window: WindowParams | None = None
+    window_key: str = ""
+    count: Counting | None = None
+    changes: Changes | None = None
+    rate: Rate = Rate()
+    retries: Retries = Retries()
+    throttled: tuple[ThrottleRule, ...] = ()
+    fields: dict[str, FieldSpec | str] | None = None
+    ignore: tuple[str, ...] = ()
+    omits_nulls: bool = False
+    unfit: Literal["fail", "carry"] = "fail"
+    cap: int | None = None
+    max_answer_bytes: int = 64 * 1024 * 1024
+
+    @classmethod
+    def parse(cls, given: dict[str, Any], where: str = "source") -> RestDeclaration:
+        """From a declaration's mapping; raises `DeclarationError` with each fault and its place."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise DeclarationError(
+                "the REST declaration is not right", where=where, why=faults, next="See docs/sources.md"
+            ) from None
+
+    def columns(self) -> list[Column] | None:
+        """The declared columns."""
+        if self.fields is None:
+            return None
+        specs = {n: FieldSpec(type=s) if isinstance(s, str) else s for n, s in self.fields.items()}
+        return [Column(name, s.type, s.path, s.parse) for name, s in specs.items()]
+
+
+def proof(declared: AnyAuth | None, state_dir: Path) -> Auth | None:
+    """The declared way to authenticate; tokens that are fetched are kept in `state_dir`."""
+    match declared:
+        case None:
+            return None
+        case BearerAuth():
+            return kinds.bearer(declared.token.get_secret_value())
+        case BasicAuth():
+            return kinds.basic(declared.user, declared.password.get_secret_value())
+        case ApiKeyAuth(place="query"):
+            return kinds.QueryKey(declared.name, declared.value.get_secret_value())
+        case ApiKeyAuth():
+            return kinds.Header(declared.name, declared.value.get_secret_value())
+        case OAuth1Auth():
+            return kinds.OAuth1(
+                declared.consumer_key,
+                declared.consumer_secret.get_secret_value(),
+                declared.token,
+                declared.token_secret.get_secret_value(),
+                realm=declared.realm,
+                method=declared.method,
+            )
+        case OAuth2Auth():
+            secret = declared.client_secret.get_secret_value()
+            if declared.refresh_token:
+                token = declared.refresh_token.get_secret_value()
+                # A new declared token (somebody consented again) has a store of its own.
+                store = kinds.store_for(state_dir, declared.token_url, declared.client_id, token)
+                return kinds.refresh_token(declared.token_url, declared.client_id, secret, token, store=store)
+            store = kinds.store_for(state_dir, declared.token_url, declared.client_id, declared.scope)
+            return kinds.client_credentials(
+                declared.token_url, declared.client_id, secret, scope=declared.scope, store=store
+            )

@@ -1,0 +1,68 @@
+"""`make demo`: prepare both databases, run the whole migration through Dagster, show and keep the report."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ferry.cli import console, print_report, run_guarded
+from shop.demo.__main__ import home_from_environment, scale_from_environment
+from shop.demo.databases import Databases, create_database, prepare
+from shop.demo.server import EmbeddedServer
+
+DEFS = Path(__file__).parent.parent / "defs"
+OUT = Path("out/demo")
+HISTORY = "dagster"
+# Runs and events in PostgreSQL as on the platform; SQLite takes several times as long for each event.
+INSTANCE = """storage:
+  postgres:
+    postgres_url: {env: FERRY_DEMO_HISTORY}
+telemetry: {enabled: false}
+nux: {enabled: false}
+"""
+
+
+def environment(home: Path, databases: Databases) -> dict[str, str]:
+    """The variables with which `ferry`, `dagster` and `dg` work on the demo."""
+    return {
+        "FERRY_CONNECTIONS__LEGACY": databases.source_url,
+        "FERRY_CONNECTIONS__CRM": databases.target_url,
+        "FERRY_STAGE_URI": str(home / "stage"),
+        "DAGSTER_HOME": str(home / "dagster"),
+    }
+
+
+def set_up(home: Path) -> Databases:
+    """Make databases, instance and environment; what an earlier demo at another scale staged is removed."""
+    databases = prepare(home, scale_from_environment())
+    server = EmbeddedServer(home)
+    dagster = home / "dagster"
+    if databases.made or not (dagster / "dagster.yaml").exists():
+        for name in ("stage", "dagster"):
+            shutil.rmtree(home / name, ignore_errors=True)
+        create_database(server, HISTORY)
+        dagster.mkdir(parents=True)
+        (dagster / "dagster.yaml").write_text(INSTANCE)
+    os.environ.update(environment(home, databases), FERRY_DEMO_HISTORY=server.url(HISTORY))
+    return databases
+
+
+def demo() -> None:
+    """The demo itself; raises `SystemExit(1)` unless every promise held."""
+    home = home_from_environment()
+    console.print("Ferry demo: an old shop moves into a new one.")
+    set_up(home)
+    from ferry.components.run import run_migration
+
+    report = run_migration(DEFS, (), None)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "report.json").write_text(json.dumps(report.as_dict(), indent=1))
+    print_report(report.as_dict())
+    console.print(f"Report: {OUT / 'report.json'}. Look around: make demo-ui. Remove everything: make demo-clean")
+    if not report.kept_every_promise:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(demo))
