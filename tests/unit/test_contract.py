@@ -308,7 +308,27 @@ def test_an_enum_is_judged_by_the_values_of_its_members_type_included() -> None:
         st.none()
         | st.decimals(allow_nan=False, allow_infinity=False)
         | st.sampled_from(
-            ["NaN", "0.00", "-0", "1e5", "123456789012345678901234567890", "0.10", "99.99", "100"]
+            [
+                "NaN",
+                "0.00",
+                "-0",
+                "-0.01",
+                "0.01",
+                "0.1",
+                "1",
+                "1.00",
+                "1.10",
+                "12.3400",
+                "99.990",
+                "Infinity",
+                "-1",
+                "0.990000000000",
+                "1e5",
+                "123456789012345678901234567890",
+                "0.10",
+                "99.99",
+                "100",
+            ]
         ),
         min_size=1,
         max_size=6,
@@ -319,6 +339,10 @@ def test_an_enum_is_judged_by_the_values_of_its_members_type_included() -> None:
             Annotated[Decimal, Field(ge=0, max_digits=4, decimal_places=2)],
             Annotated[Decimal, Field(max_digits=30)],
             Annotated[Decimal, Field(decimal_places=0)],
+            Annotated[Decimal, Field(max_digits=3)],
+            Annotated[Decimal, Field(max_digits=2, decimal_places=2)],
+            Annotated[Decimal, Field(ge=-1, lt=Decimal("99.99"))],
+            Annotated[Decimal, Field(gt=0, le=1)],
             Annotated[Decimal, Field(gt=Decimal("0.05"), allow_inf_nan=True)],
         ]
     ),

@@ -111,6 +111,7 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
         if scaled != scaled.to_integral_value() or Decimal(limit) != scaled.scaleb(-scale):
             raise NotColumnar("a bound with more places than the column has")
         limits.append((rule, int(scaled)))
+    only_fractions = ceiling is not None and ceiling <= 10**scale
     if ceiling is not None:
         limits += [("lt", ceiling), ("gt", -ceiling)]
 
@@ -121,6 +122,8 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
         wide = (low >> 63) != high
         doubted = wide if wide.any() else None
         doubted = either(doubted, breaking(low, limits))
+        if only_fractions:  # Pydantic counts the zero of 0 as a digit before the point, but not that of 0.5
+            doubted = either(doubted, low == 0)
         if step > 1:
             rest = low != 0 if step > 2**62 else low % step != 0
             doubted = either(doubted, rest if rest.any() else None)
@@ -133,19 +136,21 @@ _DIGITS_KEPT = 28  # by Python's Decimal arithmetic, which Pydantic counts digit
 
 
 def numeric_texts(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
-    """PostgreSQL `numeric` as ADBC carries it, as text: digits are counted by a pattern, bounds kept at a distance.
+    """PostgreSQL `numeric` as ADBC carries it, as text: a pattern counts digits, floats keep off the bounds.
 
-    NaN, infinities, exponents, very many digits and values within a billionth of a bound are left to Pydantic.
+    NaN, infinities, exponents, very many digits and values close to a bound are left to Pydantic.
     """
     digits, places = node.get("max_digits"), node.get("decimal_places")
     counted = digits is not None or places is not None
     fraction = _DIGITS_KEPT if places is None else places
     whole = digits - (places or 0) if digits is not None else _DIGITS_KEPT
+    if whole == 0:
+        raise NotColumnar("no digit before the point: Pydantic counts the zero of 0 but not that of 0.5")
     limits = [(rule, float(limit)) for rule, limit in bounds(node)]
     sign = "" if ("ge", 0.0) in limits else "-?"
     limits = [limit for limit in limits if limit != ("ge", 0.0)]
     point = rf"\.[0-9]{{1,{fraction}}}0*" if fraction else r"\.0+"
-    plain = rf"^{sign}[0-9]{{1,{max(1, whole)}}}({point})?$"
+    plain = rf"^{sign}[0-9]{{1,{whole}}}({point})?$"
     # Without places, a text no longer than the digits has no more digits than that, point and sign included.
     longest = min(_DIGITS_KEPT, digits if digits is not None and places is None else _DIGITS_KEPT)
 
