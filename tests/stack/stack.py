@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ class Stack:
             if os.environ.get(name):
                 settings[name] = os.environ[name]
         self._files.mkdir(mode=0o700, exist_ok=True)
+        self.password = settings["DAGSTER_POSTGRES_PASSWORD"]
         self.env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
     def compose(self, *words: str, check: bool = True, timeout: float = 900) -> str:
@@ -121,7 +123,7 @@ class Stack:
         """What `docker inspect` says of a service's container."""
         return json.loads(command("docker", "inspect", f"{self.project}-{name}-1"))[0]
 
-    def psql(self, service: str, database: str, query: str, user: str = "demo", password: str = "demo") -> list[str]:  # noqa: S107 - the demo's
+    def psql(self, service: str, database: str, query: str, user: str = "postgres", password: str = "demo") -> list[str]:  # noqa: S107 - the demo's
         """Lines of the answer of a query, columns separated by `|`."""
         said = command(
             *("docker", "exec", "-e", f"PGPASSWORD={password}", f"{self.project}-{service}-1"),
@@ -138,8 +140,11 @@ class Stack:
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            said = json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                said = json.load(answer)
+        except urllib.error.HTTPError as refusal:
+            raise AssertionError(refusal.read().decode()) from None
         assert "errors" not in said, said["errors"]
         return said["data"]
 
@@ -169,6 +174,81 @@ class Stack:
         )["launchRun"]
         assert said["__typename"] == "LaunchRunSuccess", said
         return said["run"]["runId"]
+
+    def launch_job(self, job: str, location: str) -> str:
+        """Launch one run of a job without assets; returns its id."""
+        said = self.graphql(
+            """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+            params={
+                "selector": {
+                    "repositoryLocationName": location,
+                    "repositoryName": "__repository__",
+                    "jobName": job,
+                },
+            },
+        )["launchRun"]
+        assert said["__typename"] == "LaunchRunSuccess", said
+        return said["run"]["runId"]
+
+    def backfill(self, *assets: str) -> str:
+        """Launch a backfill of the assets over all their partitions; returns its id."""
+        said = self.graphql(
+            """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+                 __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
+            params={"assetSelection": [{"path": [name]} for name in assets], "allPartitions": True},
+        )["launchPartitionBackfill"]
+        assert said["__typename"] == "LaunchBackfillSuccess", said
+        return said["backfillId"]
+
+    def runs_with_tag(self, key: str, value: str) -> list[str]:
+        """Ids of the runs that carry a tag, the newest first."""
+        said = self.graphql(
+            """query($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }""",
+            filter={"tags": [{"key": key, "value": value}]},
+        )
+        return [each["runId"] for each in said["runsOrError"]["results"]]
+
+    def start_sensor(self, name: str) -> None:
+        """Switch a sensor of the shop on."""
+        said = self.graphql(
+            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
+            s={"repositoryLocationName": "ferry", "repositoryName": "__repository__", "sensorName": name},
+        )
+        assert said["startSensor"]["__typename"] == "Sensor", said
+
+    def stop_sensor(self, name: str) -> None:
+        """Switch a sensor of the shop off."""
+        self.graphql("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=self._instigator("sensor", name))
+
+    def start_schedule(self, name: str, since: float) -> None:
+        """Switch a schedule of the shop on, and let Dagster's storage say that it was since `since` (seconds)."""
+        said = self.graphql(
+            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename } }",
+            s={"repositoryLocationName": "ferry", "repositoryName": "__repository__", "scheduleName": name},
+        )
+        assert said["startSchedule"]["__typename"] == "ScheduleStateResult", said
+        changed = self.psql(
+            *("postgres", "dagster"),
+            "UPDATE instigators SET instigator_body = jsonb_set(instigator_body::jsonb,"
+            f" '{{job_specific_data,start_timestamp}}', '{since}')::text"
+            f" WHERE instigator_body LIKE '%\"{name}\"%' RETURNING 1",
+            user="ferry",
+            password=self.password,
+        )
+        assert changed[:1] == ["1"], changed
+
+    def stop_schedule(self, name: str) -> None:
+        """Switch a schedule of the shop off."""
+        self.graphql("mutation($id: String!) { stopRunningSchedule(id: $id) { __typename } }", id=self._instigator("schedule", name))
+
+    def _instigator(self, kind: str, name: str) -> str:
+        said = self.graphql(
+            f"query($s: {kind.capitalize()}Selector!) {{ {kind}OrError({kind}Selector: $s) {{"
+            f" ... on {kind.capitalize()} {{ id }} }} }}",
+            s={"repositoryLocationName": "ferry", "repositoryName": "__repository__", f"{kind}Name": name},
+        )
+        return said[f"{kind}OrError"]["id"]
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Status, tags and times of a run."""
