@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import dagster as dg  # noqa: TID251 - made for Dagster; nothing of the engine imports this module eagerly
+import dagster as dg
 import pyarrow as pa
 from pydantic import BaseModel
 

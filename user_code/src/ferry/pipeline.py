@@ -249,7 +249,7 @@ def _read_all(
                 send(PartitionFailed(partition, _storage(error, plan.name, partition), RAW))
     except _StopError:
         return
-    except Exception as error:  # noqa: BLE001 - a thread has nobody above it who would hear
+    except Exception as error:
         failure = PermanentError(f"{type(error).__name__}: {error}", where=plan.name)
         failure.__cause__ = error
         for partition in partitions:
@@ -380,7 +380,7 @@ class _Later:
     def _run(self) -> None:
         try:
             self._result = self._call()
-        except BaseException as error:  # noqa: BLE001 - handed to the one who waits
+        except BaseException as error:
             self._result = error
 
     def wait(self) -> Facts:

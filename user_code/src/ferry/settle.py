@@ -13,7 +13,7 @@ from ferry import ledger
 from ferry.errors import PermanentError
 from ferry.load import Loader
 from ferry.partition import scheme_of
-from ferry.plan import WAIT, MigrationPlan, waits_for
+from ferry.plan import WAIT, EdgePlan, EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
 from ferry.targets.types import wire_type
 
@@ -120,40 +120,68 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
                     next="Repair the source and load the parents again, or declare another `on_missing`",
                 )
     # A row is `parent_rejected` only if each parent that it lacks was rejected: one that never was is the harder fact.
-    rejected_parent = sql.SQL(" and ").join(
-        sql.SQL(
-            "(not exists (select from unnest(w.missing) m where starts_with(m, {prefix})) or exists"
-            " (select from ferry.rejected_rows x where x.entity = {parent} and x.key = array[{key}]))"
-        ).format(
-            parent=sql.Literal(edge.parent),
-            prefix=sql.Literal(f"{edge.parent} "),
-            key=sql.SQL(", ").join(
-                sql.SQL("w.row->>{}").format(sql.Literal(name)) for name in edge.source_columns
-            ),
-        )
-        for edge in plan.edges
-        if edge.strategy == WAIT and edge.reference.on_missing != "set_null"
-    )
-    if not rejected_parent.as_string(None):
+    edges = [e for e in plan.edges if e.strategy == WAIT and e.reference.on_missing != "set_null"]
+    if not edges:
         return {}
+    never = sql.SQL(" or ").join(
+        sql.SQL("({} and not {})").format(_lacks(plan, edge), _was_rejected(plan, edge)) for edge in edges
+    )
+    listed = sql.SQL(", ").join(
+        sql.SQL(
+            "case when {lacks} then jsonb_build_object('column', {column}::text, 'value', array_to_string({key}, ', '),"
+            " 'rule', case when {rejected} then 'parent_rejected' else 'missing_parent' end, 'message', {parent} ||"
+            " array_to_string({key}, ', ') || case when {rejected} then ' was rejected' else ' does not exist' end) end"
+        ).format(
+            lacks=_lacks(plan, edge),
+            column=sql.Literal(", ".join(edge.source_columns)),
+            key=_parent_key(plan, edge),
+            rejected=_was_rejected(plan, edge),
+            parent=sql.Literal(f"{edge.parent} "),
+        )
+        for edge in edges
+    )
     with loader.connection.transaction():
         rows = loader.connection.execute(
             sql.SQL(
                 "with gone as (delete from ferry.waiting_rows w where w.entity = %(entity)s returning w.*,"
-                " case when {} then 'parent_rejected' else 'missing_parent' end as reason),"
+                " case when {never} then 'missing_parent' else 'parent_rejected' end as reason,"
+                " to_jsonb(array_remove(array[{listed}], null)) as errors),"
                 " kept as (insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors,"
-                " row, run_id) select entity, partition, chunk, row_no, key, reason, (select jsonb_agg("
-                " jsonb_build_object('column', '', 'rule', reason, 'value', m, 'message',"
-                " case when reason = 'parent_rejected' then m || ' was rejected' else m || ' does not exist' end))"
-                " from unnest(missing) m), row, %(run)s from gone),"
+                " row, run_id) select entity, partition, chunk, row_no, key, reason, errors, row, %(run)s from gone),"
                 " counted as (select partition, chunk, count(*) n from gone group by 1, 2),"
                 " moved as (update ferry.ledger l set waiting = waiting - n, rejected = rejected + n from counted c"
                 " where l.entity = %(entity)s and l.partition = c.partition and l.chunk = c.chunk)"
                 " select reason, count(*) from gone group by 1"
-            ).format(rejected_parent),
+            ).format(never=never, listed=listed),
             {"entity": plan.name, "run": loader.run_id},
         ).fetchall()
     return dict(rows)
+
+
+def _parent_key(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
+    """The old key that a waiting row `w` gives for a parent, as an array of text."""
+    return sql.SQL("array[{}]").format(
+        sql.SQL(", ").join(
+            sql.SQL("(w.row->>{})::{}::text").format(
+                sql.Literal(name),
+                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+            )
+            for name in edge.source_columns
+        )
+    )
+
+
+def _lacks(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
+    """Whether a waiting row `w` waits for this parent (see `LoadSql.missing`)."""
+    return sql.SQL("coalesce({} || array_to_string({}, ', ') = any(w.missing), false)").format(
+        sql.Literal(f"{edge.parent} "), _parent_key(plan, edge)
+    )
+
+
+def _was_rejected(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
+    return sql.SQL("exists (select from ferry.rejected_rows x where x.entity = {} and x.key = {})").format(
+        sql.Literal(edge.parent), _parent_key(plan, edge)
+    )
 
 
 def _revive(loader: Loader) -> int:

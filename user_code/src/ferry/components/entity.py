@@ -173,6 +173,8 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
                     failed.append(event)
         except FerryError as error:
             raise failure(context, [PartitionFailed(key, error, RAW) for key in wanted or (WHOLE,)]) from None
+        finally:
+            recorder.flush()
         if failed:
             raise failure(context, failed)
         # The events are logged already, one a partition; the output only tells later steps that this one is done.

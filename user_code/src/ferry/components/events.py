@@ -1,11 +1,15 @@
 """What a pipeline's events look like in Dagster: materializations, checks and their metadata, one a partition."""
 
+import os
 import resource
+import time
 from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+from dagster import DagsterEvent
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.events import DagsterEventBatchMetadata, generate_event_batch_id
 
 from ferry.components.versions import Versions, stamp
 from ferry.declaration import Entity, fingerprint
@@ -14,6 +18,7 @@ from ferry.partition import WHOLE
 from ferry.pipeline import (
     LOADED,
     RAW,
+    STAGES,
     VALIDATED,
     Event,
     Judged,
@@ -28,9 +33,14 @@ from ferry.reconcile import Reconciliation
 listeners: list[Callable[[str, Event], None]] = []
 """Who else wants to hear of events in this process: the command line's progress bar."""
 
+# Storing an event costs Dagster several connections, storing a hundred at once costs hardly more. What is held back
+# is at most this many partitions and this many seconds; a run that is killed then repeats them, by the ledger.
+BATCH_PARTITIONS, BATCH_SECONDS = 25, 3.0
+os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
 
 class Recorder:
-    """Records the events of one run of one entity."""
+    """Records the events of one run of one entity, a few partitions at a time; call `flush` at the end."""
 
     def __init__(
         self,
@@ -45,6 +55,9 @@ class Recorder:
         self._context, self._entity, self._keys = context, entity, keys
         self._versions, self._upstream, self._stages = versions, upstream, stages
         self._lookup = Versions(context.instance)
+        self._made: dict[str, list[tuple[str | None, str, dict[str, Any]]]] = {stage: [] for stage in STAGES}
+        self._checked: list[dg.AssetCheckEvaluation] = []
+        self._flushed = time.monotonic()
         self.plan: EntityPlan | None = None
 
     def record(self, event: Event) -> None:
@@ -64,6 +77,49 @@ class Recorder:
                 self._context.log.error(str(event.error))
             case Progress():
                 pass
+        held = max(len(made) for made in self._made.values())
+        if held >= BATCH_PARTITIONS or time.monotonic() - self._flushed > BATCH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Store what is held back: each stage's materializations at once, upstream first, then the checks."""
+        step = self._context.op_execution_context.get_step_execution_context()
+        for stage, made in self._made.items():
+            stamped = self._stamped(stage, made)
+            batch = generate_event_batch_id()
+            for position, one in enumerate(stamped, 1):
+                DagsterEvent.asset_materialization(
+                    step, one, DagsterEventBatchMetadata(batch, position == len(stamped))
+                )
+            made.clear()
+        for check in self._checked:
+            self._context.log_event(check)
+        self._checked.clear()
+        self._flushed = time.monotonic()
+
+    def _stamped(
+        self, stage: str, made: list[tuple[str | None, str, dict[str, Any]]]
+    ) -> list[dg.AssetMaterialization]:
+        if not made:
+            return []
+        keys = [partition for partition, _, _ in made if partition is not None]
+        versions = {
+            upstream: self._lookup.of(upstream, keys if keys and self._is_cut_alike(upstream) else None)
+            for upstream in self._upstream[stage]
+        }
+        return [
+            dg.AssetMaterialization(
+                self._keys[stage],
+                partition=partition,
+                metadata=metadata,
+                tags=stamp(
+                    self._versions[stage],
+                    data_version,
+                    [(key, found[partition if partition in found else None]) for key, found in versions.items()],
+                ),
+            )
+            for partition, data_version, metadata in made
+        ]
 
     def output(self, stage: str) -> dg.Output:
         """The output of a stage: it carries nothing and makes no event of its own, those are logged already."""
@@ -185,30 +241,14 @@ class Recorder:
         return {"dagster/row_count" if partition == WHOLE else "dagster/partition_row_count": rows}
 
     def _materialize(self, stage: str, partition: str, data_version: str, metadata: dict[str, Any]) -> None:
-        key = None if partition == WHOLE else partition
-        self._context.log_event(
-            dg.AssetMaterialization(
-                self._keys[stage],
-                partition=key,
-                metadata=metadata,
-                tags=stamp(
-                    self._lookup,
-                    code_version=self._versions[stage],
-                    data_version=data_version,
-                    inputs=[
-                        (upstream, self._partition_of(upstream, key)) for upstream in self._upstream[stage]
-                    ],
-                ),
-            )
-        )
+        self._made[stage].append((None if partition == WHOLE else partition, data_version, metadata))
 
-    def _partition_of(self, upstream: dg.AssetKey, partition: str | None) -> str | None:
-        """The same partition where the upstream asset is cut as this one is, none where it is not."""
-        layer = self._context.job_def.asset_layer
-        if partition is None or not layer.asset_graph.has(upstream):
-            return partition
-        theirs = layer.asset_graph.get(upstream).partitions_def
-        return partition if theirs is not None and theirs == self._context.assets_def.partitions_def else None
+    def _is_cut_alike(self, upstream: dg.AssetKey) -> bool:
+        """Whether an upstream asset has the same partitions; one that is unknown here is taken to have them."""
+        graph = self._context.job_def.asset_layer.asset_graph
+        if not graph.has(upstream):
+            return upstream in self._upstream["raw"]
+        return graph.get(upstream).partitions_def == self._context.assets_def.partitions_def
 
     def _check(
         self,
@@ -221,7 +261,7 @@ class Recorder:
         severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
         description: str = "",
     ) -> None:
-        self._context.log_event(
+        self._checked.append(
             dg.AssetCheckEvaluation(
                 asset_key=self._keys[stage],
                 check_name=name,

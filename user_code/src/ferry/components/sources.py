@@ -28,7 +28,7 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
         ],
         partitions_def=partitions,
     )
-    def look(context: dg.AssetExecutionContext, ferry: FerryResource):  # noqa: ANN202
+    def look(context: dg.AssetExecutionContext, ferry: FerryResource):
         found = fingerprints(ferry.settings().url(declaration.source.connection), migration, entity.name)
         keys = (
             context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]

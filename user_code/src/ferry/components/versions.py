@@ -7,6 +7,7 @@ partitions of a run. What is stamped here is what it compares to find out what i
 from collections.abc import Iterable
 
 import dagster as dg
+from dagster import DagsterEventType
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -27,43 +28,55 @@ class Versions:
         self._instance = instance
         self._whole: dict[dg.AssetKey, tuple[str, str]] = {}
 
-    def of(self, key: dg.AssetKey, partition: str | None) -> tuple[str, str]:
-        """The data version and the event of an asset's (or its partition's) newest materialization or observation."""
-        if partition is None and key in self._whole:
-            return self._whole[key]
-        record = self._instance.get_latest_data_version_record(key, partition_key=partition)
-        version = extract_data_version_from_entry(record.event_log_entry) if record else None
-        found = (
-            (version or DEFAULT_DATA_VERSION).value,
-            str(record.storage_id) if record else NULL_EVENT_POINTER,
-        )
-        if partition is None:
-            self._whole[key] = found
-        return found
+    def of(self, key: dg.AssetKey, partitions: list[str] | None) -> dict[str | None, tuple[str, str]]:
+        """Data version and event number of an asset's newest materialization or observation.
+
+        Args:
+            key: the asset.
+            partitions: the partitions that are asked for, or None for an asset that has none.
+
+        Returns:
+            Partition → (version, event); under None the answer for an asset that has none.
+        """
+        if partitions is None:
+            if key not in self._whole:
+                record = self._instance.get_latest_data_version_record(key)
+                version = extract_data_version_from_entry(record.event_log_entry) if record else None
+                self._whole[key] = (
+                    (version or DEFAULT_DATA_VERSION).value,
+                    str(record.storage_id) if record else NULL_EVENT_POINTER,
+                )
+            return {None: self._whole[key]}
+        found: dict[str | None, tuple[str, str]] = {}
+        storage = self._instance.event_log_storage
+        # Two queries for all partitions; asked one by one, the look-ups would cost more than the load.
+        for kind in (DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION):
+            events = storage.get_latest_storage_id_by_partition(key, kind, set(partitions))
+            if not events:
+                continue
+            tags = storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG], list(events))
+            for partition, event in events.items():
+                version = tags.get(partition, {}).get(DATA_VERSION_TAG, DEFAULT_DATA_VERSION.value)
+                if partition not in found or int(found[partition][1]) < event:
+                    found[partition] = (version, str(event))
+        missing = (DEFAULT_DATA_VERSION.value, NULL_EVENT_POINTER)
+        return {partition: found.get(partition, missing) for partition in partitions}
 
 
-def stamp(
-    versions: Versions,
-    *,
-    code_version: str,
-    data_version: str,
-    inputs: Iterable[tuple[dg.AssetKey, str | None]],
-) -> dict[str, str]:
+def stamp(code_version: str, data_version: str, inputs: Iterable[tuple[dg.AssetKey, tuple[str, str]]]) -> dict[str, str]:
     """The tags of one materialization.
 
     Args:
-        versions: where the inputs' latest events are looked up.
         code_version: of the asset.
         data_version: of what was made.
-        inputs: upstream asset and its partition (None: not partitioned, or all of them).
+        inputs: each upstream asset with its data version and event, as `Versions.of` gives them.
     """
     tags = {
         CODE_VERSION_TAG: code_version,
         DATA_VERSION_TAG: data_version,
         DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
     }
-    for key, partition in inputs:
-        version, event = versions.of(key, partition)
+    for key, (version, event) in inputs:
         tags[get_input_data_version_tag(key)] = version
         tags[get_input_event_pointer_tag(key)] = event
     return tags

@@ -108,6 +108,7 @@ class LoadSql:
                     " c.outcome <> 'waiting' returning w.chunk, c.outcome, c.hash)"
                 )
             )
+            ctes.append(self._wait_on(as_null))
         else:
             ctes.append(self._wait())
         ctes += [
@@ -487,8 +488,9 @@ class LoadSql:
             "upd as (update {} t set {} from c where {} and c.outcome = 'known' and c.changed returning {} as hash)"
         ).format(self.plan.target.identifier, sets, on, self.row_hash("t"))
 
-    def _wait(self) -> sql.Composed:
-        missing = [
+    def missing(self, as_null: frozenset[int] = frozenset()) -> sql.Composed:
+        """The parents that a row `c`, with its incoming row `i`, waits for: an array of `<entity> <old key>`."""
+        each = [
             sql.SQL("case when c.{} then {} || array_to_string(array[{}], ', ') end").format(
                 sql.Identifier(f"m{position}"),
                 sql.Literal(f"{edge.parent} "),
@@ -497,14 +499,23 @@ class LoadSql:
                 ),
             )
             for position, edge in enumerate(self.plan.edges)
-            if edge.strategy == WAIT
+            if edge.strategy == WAIT and position not in as_null
         ]
-        array = sql.SQL("array_remove(array[{}]::text[], null)").format(sql.SQL(", ").join(missing))
+        return sql.SQL("array_remove(array[{}]::text[], null)").format(sql.SQL(", ").join(each))
+
+    def _wait(self) -> sql.Composed:
         return sql.SQL(
             "waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row, run_id)"
             " select %(entity)s, %(partition)s, %(chunk)s, i.row_no, {}, {}, to_jsonb(i) - 'row_no', %(run_id)s"
             " from c join {} i using (row_no) where c.outcome = 'waiting')"
-        ).format(self._key_text("i"), array, self.incoming)
+        ).format(self._key_text("i"), self.missing(), self.incoming)
+
+    def _wait_on(self, as_null: frozenset[int]) -> sql.Composed:
+        """A row that goes on waiting may have found one of its parents meanwhile."""
+        return sql.SQL(
+            "waits as (update ferry.waiting_rows w set missing = {missing} from c join {incoming} i using (row_no)"
+            " where w.id = c.row_no and c.outcome = 'waiting' and w.missing <> {missing})"
+        ).format(missing=self.missing(as_null), incoming=self.incoming)
 
     def _defer(self, position: int, edge: EdgePlan, known: bool) -> list[sql.Composable]:
         if edge.strategy != NULL_THEN_UPDATE:

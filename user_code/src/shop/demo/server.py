@@ -26,6 +26,8 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "60",
+    # Dagster opens a connection for each query. Iterations make guessing a weak password slow; these are random.
+    "scram_iterations": "1",
     "shared_buffers": "256MB",
     "work_mem": "32MB",
     "maintenance_work_mem": "128MB",
