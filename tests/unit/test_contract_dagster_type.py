@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated
 
-import dagster as dg  # noqa: TID251 - the type is tried where it is used
+import dagster as dg
 import pandas as pd
 import polars as pl
 import pyarrow as pa

@@ -181,6 +181,8 @@ def shown(value: object, longest: int = 200) -> str | None:
     """A value as text for an error: whole when short, else its beginning and its length."""
     if value is None:
         return None
+    if type(value) is str and len(value) <= longest:
+        return _writable(value)
     if isinstance(value, (bytes, bytearray)):
         text = "\\x" + bytes(value[:longest]).hex()
         return text[:longest] + f"… ({len(value):,} bytes)" if len(value) * 2 + 2 > longest else text
@@ -192,4 +194,6 @@ def shown(value: object, longest: int = 200) -> str | None:
 
 def _writable(text: str) -> str:
     # Errors are stored in PostgreSQL text and in Arrow: neither takes NUL or half a surrogate pair.
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\x00", "\\x00")

@@ -6,10 +6,9 @@ batch ──► columnar checks ──► doubted values ──► Pydantic, onc
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,29 +16,16 @@ import pyarrow as pa
 from pydantic import BaseModel
 from pydantic_core import SchemaValidator, ValidationError
 
-from ferry.contract import carried, document
-from ferry.contract.carried import INVALID_UTF8, Unreadable
-from ferry.contract.columnar import check_for
-from ferry.contract.columnar_check import Check, NotColumnar, Scope
+from ferry.contract import document
+from ferry.contract.by_column import ColumnJudge, Found
+from ferry.contract.by_row import RowJudge
+from ferry.contract.columnar_check import Scope
 from ferry.contract.columns import ContractColumn, Reading, read
 from ferry.contract.explain import RulePath, explain
 from ferry.contract.fingerprint import fingerprint
 from ferry.contract.refuse import refuse_contradictions
-from ferry.contract.verdict import (
-    MASK,
-    WHOLE_ROW,
-    Fault,
-    Verdict,
-    assemble,
-    fault_from,
-    none_rejected,
-)
+from ferry.contract.verdict import MASK, Fault, Findings, Verdict
 from ferry.errors import DeclarationError
-
-_ROWS_AT_ONCE = 2_000  # as Python dictionaries: the only part of a batch that is in memory twice
-_RAISED = "validator_raised"
-
-Found = tuple[np.ndarray, np.ndarray, Sequence[Sequence[Fault]]]
 
 
 @functools.lru_cache(maxsize=256)
@@ -83,9 +69,11 @@ class CompiledContract:
 
         Values are looked at as `ferry.contract.carried` says. Rows are only named, never changed.
         """
-        if not batch.num_rows:
-            return none_rejected()
-        return assemble(self._plan(batch.schema).faults(batch))
+        findings = Findings(batch.num_rows)
+        if batch.num_rows:
+            for rows, codes, faults in self._plan(batch.schema).faults(batch):
+                findings.add(rows, codes, faults)
+        return findings.verdict()
 
     def explain(self) -> list[RulePath]:
         """Which way each rule goes, rule by rule."""
@@ -128,74 +116,22 @@ class _BatchPlan:
                 where=model.__name__,
                 next="Give the columns of the source query different names",
             )
-        self.validator = model.__pydantic_validator__
-        self.reading = reading
-        self.personal = {name for column in reading.columns if column.personal for name in column.names}
-        self.known = {name for column in reading.columns for name in column.names}
-        self.by_row = bool(reading.row_rules)
-        ruled = {rule.column for rule in reading.row_rules}
-        self.row_ruled = {
-            name for column in reading.columns if column.field in ruled for name in column.names
-        }
-        if self.by_row:
+        self.extras: list[str] = []
+        if reading.row_rules:
+            self.judges: list[RowJudge | ColumnJudge] = [RowJudge(model, reading)]
             return
         sources, self.extras = _sources(reading, schema.names)
-        self.columns = [
-            _ColumnPlan(reading, scope, column, sources.get(column.field), schema)
+        self.judges = [
+            ColumnJudge(reading, scope, column, sources.get(column.field), schema)
             for column in reading.columns
         ]
 
     def faults(self, batch: pa.RecordBatch) -> Iterator[Found]:
-        if self.by_row:
-            yield from self._row_by_row(batch)
-            return
-        for column in self.columns:
-            yield from column.faults(batch)
-        if self.extras:
-            everyone = np.arange(batch.num_rows)
-            for name in self.extras:
-                fault = Fault(name, "extra_forbidden", MASK, "Extra inputs are not permitted")
-                yield everyone, np.zeros(batch.num_rows, np.int64), [[fault]]
-
-    def _row_by_row(self, batch: pa.RecordBatch) -> Iterator[Found]:
-        names = batch.schema.names
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-            part = batch.slice(start, _ROWS_AT_ONCE)
-            columns = [carried.python_values(carried.plain(column)) for column in part.columns]
-            positions: list[int] = []
-            lists: list[list[Fault]] = []
-            for position, values in enumerate(zip(*columns, strict=True), start):
-                row = dict(zip(names, values, strict=True))
-                faults = self._row_faults(row)
-                if faults:
-                    positions.append(position)
-                    lists.append(faults)
-            if positions:
-                yield np.array(positions), np.arange(len(positions)), lists
-
-    def _row_faults(self, row: dict[str, Any]) -> list[Fault]:
-        faults: list[Fault] = []
-        try:
-            self.validator.validate_python(row, strict=True)
-        except ValidationError as error:
-            faults = [
-                self._row_fault(each) for each in error.errors(include_url=False, include_context=False)
-            ]
-        except Exception as error:  # whatever a user's validator raises rejects this row alone
-            faults = [_raised(WHOLE_ROW, None, error, personal=bool(self.personal))]
-        for name, value in row.items():
-            broken = isinstance(value, Unreadable) and value.rule == INVALID_UTF8 and name in self.known
-            if broken and not any(fault.column == name for fault in faults):
-                faults.append(_unreadable(name, value, personal=name in self.personal))
-        return faults
-
-    def _row_fault(self, error: Any) -> Fault:
-        location = error["loc"]
-        column = str(location[0]) if location else WHOLE_ROW
-        extra = error["type"] == "extra_forbidden" and column not in self.known
-        personal = column in self.personal or extra or (column == WHOLE_ROW and bool(self.personal))
-        sees_personal = bool(self.personal) and column in self.row_ruled
-        return fault_from(error, column, location[1:], personal=personal, sees_personal=sees_personal)
+        for judge in self.judges:
+            yield from judge.faults(batch)
+        everyone, same = np.arange(batch.num_rows), np.zeros(batch.num_rows, np.int64)
+        for name in self.extras:
+            yield everyone, same, [[Fault(name, "extra_forbidden", MASK, "Extra inputs are not permitted")]]
 
 
 def _repeats(schema: pa.Schema) -> bool:
@@ -219,115 +155,3 @@ def _sources(reading: Reading, names: list[str]) -> tuple[dict[str, str], list[s
         extras = [str(each["loc"][0]) for each in error.errors(include_url=False)]
         found = probe.validate_python({name: name for name in names if name not in set(extras)})[0]
     return {name: source for name, source in found.items() if name in fields and source is not None}, extras
-
-
-class _ColumnPlan:
-    """How one field of the contract is judged in batches of one Arrow schema."""
-
-    def __init__(
-        self, reading: Reading, scope: Scope, column: ContractColumn, source: str | None, schema: pa.Schema
-    ) -> None:
-        self.column = column
-        self.source = source
-        self.field_schema = {
-            **{key: value for key, value in reading.fields_schema.items() if key != "computed_fields"},
-            "fields": {column.field: reading.fields[column.field]},
-            "extra_behavior": "ignore",
-        }
-        self.reading = reading
-        self.check: Check | None = None
-        self.dtype = None
-        if source is not None:
-            self.dtype = schema.field(source).type
-            try:
-                self.check = check_for(
-                    reading.fields[column.field]["schema"], carried.plain_type(self.dtype), scope
-                )
-            except NotColumnar:
-                self.check = None
-
-    @functools.cached_property
-    def validator(self) -> SchemaValidator:
-        """Pydantic for this field alone, built when first needed."""
-        schema: Any = self.field_schema
-        if self.reading.definitions:
-            schema = {
-                "type": "definitions",
-                "schema": schema,
-                "definitions": list(self.reading.definitions.values()),
-            }
-        return SchemaValidator(schema, self.reading.config)  # type: ignore[arg-type]
-
-    def faults(self, batch: pa.RecordBatch) -> Iterator[Found]:
-        if self.source is None:
-            faults = self._faults_of({}, None)
-            if faults:
-                yield np.arange(batch.num_rows), np.zeros(batch.num_rows, np.int64), [faults]
-            return
-        array = carried.plain(batch.column(batch.schema.get_field_index(self.source)))
-        positions = np.arange(len(array))
-        if self.check is not None and not carried.has_broken_text(array):
-            doubt = self.check.doubt(array)
-            if doubt is None:
-                return
-            doubted = np.flatnonzero(doubt)
-            if not len(doubted):
-                return
-            with contextlib.suppress(
-                pa.ArrowNotImplementedError
-            ):  # lists of views: all rows are shown instead
-                array, positions = array.take(pa.array(doubted)), doubted
-        codes, values = _distinct(array)
-        lists = [self._faults_of({self.source: value}, value) for value in values]
-        rejected = np.array([bool(faults) for faults in lists])[codes]
-        if rejected.any():
-            yield positions[rejected], codes[rejected], lists
-
-    def _faults_of(self, row: dict[str, Any], value: object) -> list[Fault]:
-        name, personal = self.source or self.column.name, self.column.personal
-        if isinstance(value, Unreadable) and value.rule == INVALID_UTF8:
-            return [_unreadable(name, value, personal=personal)]
-        try:
-            self.validator.validate_python(row, strict=True)
-        except ValidationError as error:
-            return [
-                fault_from(each, name, each["loc"][1:], personal=personal)
-                for each in error.errors(include_url=False, include_context=False)
-            ]
-        except Exception as error:  # whatever a user's validator raises rejects this value alone
-            return [_raised(name, value, error, personal=personal)]
-        return []
-
-
-def _unreadable(name: str, value: Unreadable, *, personal: bool) -> Fault:
-    message = value.message if not personal else "Text is not valid UTF-8"
-    return Fault(name, value.rule, MASK if personal else carried.shown(value.text), message)
-
-
-def _raised(name: str, value: object, error: Exception, *, personal: bool) -> Fault:
-    message = f"The validator itself failed: {type(error).__name__}: {error}"
-    text = carried.shown(value)
-    if personal:
-        message, text = (
-            f"The validator itself failed: {type(error).__name__}",
-            MASK if text is not None else None,
-        )
-    return Fault(name, _RAISED, text, carried.shown(message, 500) or "")
-
-
-def _distinct(array: pa.Array) -> tuple[np.ndarray, list[Any]]:
-    """For each row the index of its value, and the distinct values as Python objects (one may be NULL)."""
-    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-    if pa.types.is_floating(storage.type) and storage.type != pa.float16():
-        # By bits: -0.0 is not 0.0 and one NaN is not another.
-        storage = storage.view(pa.int64() if storage.type == pa.float64() else pa.int32())
-    try:
-        encoded = storage.dictionary_encode(null_encoding="encode")
-    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid):
-        return np.arange(len(array)), carried.python_values(array)
-    values = encoded.dictionary
-    if pa.types.is_floating(array.type):
-        values = values.view(array.type)
-    elif isinstance(array, pa.ExtensionArray):
-        values = pa.ExtensionArray.from_storage(array.type, values)
-    return encoded.indices.to_numpy(zero_copy_only=False), carried.python_values(values)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,8 @@ value."""
 
 MASK = "***"
 WHOLE_ROW = "*"
-MOST_ERRORS = 1_000_000
+RAISED = "validator_raised"
+MOST_ERRORS = 250_000
 """Errors kept for one batch; beyond that each row keeps its first few, so a contract of 5,000 columns that
 meets the wrong table cannot fill the memory. `Verdict.counts` still counts all."""
 
@@ -69,9 +71,8 @@ _SAY_NOTHING_OF_THE_VALUE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One error before it is laid out: `column` and what `ERRORS_SCHEMA` says of the rest."""
+class Fault(NamedTuple):
+    """One error before it is laid out: what `ERRORS_SCHEMA` says of it, without the row."""
 
     column: str
     rule: str
@@ -112,13 +113,18 @@ def fault_from(
     elif (personal or sees_personal) and not (rule in _SAY_NOTHING_OF_THE_VALUE or rule.endswith("_type")):
         message = withheld(message)
     # The keys of a mapping are data too: of a personal value only positions are told.
-    where = _dotted([step for step in path if isinstance(step, int) or not personal])
+    where = _dotted([step for step in path if isinstance(step, int) or not personal]) if path else None
     if rule == "missing" or isinstance(value, dict):
         value = None
-    text = shown(value)
-    return Fault(
-        column, rule, MASK if personal and text is not None else text, shown(message, 500) or "", where
-    )
+    if personal:
+        return Fault(column, rule, None if value is None else MASK, message_of(message), where)
+    return Fault(column, rule, shown(value), message_of(message), where)
+
+
+@functools.lru_cache(maxsize=4096)
+def message_of(message: str) -> str:
+    """A message that is short enough to be stored a million times; equal ones are one object."""
+    return shown(message, 500) or ""
 
 
 def withheld(message: str) -> str:
@@ -132,53 +138,82 @@ def _dotted(path: Sequence[Any]) -> str | None:
     return text.removeprefix(".") or None
 
 
-def none_rejected() -> Verdict:
-    """The verdict over a batch in which every row is accepted."""
-    return Verdict(np.empty(0, np.int64), ERRORS_SCHEMA.empty_table(), {})
+def unreadable(name: str, value: Unreadable, *, personal: bool) -> Fault:
+    """The fault of text that is no UTF-8, whatever the contract says of the column."""
+    message = value.message if not personal else "Text is not valid UTF-8"
+    return Fault(name, value.rule, MASK if personal else shown(value.text), message)
 
 
-def assemble(found: Iterable[tuple[np.ndarray, np.ndarray, Sequence[Sequence[Fault]]]]) -> Verdict:
-    """Lay the errors out in rows.
+def raised(name: str, value: object, error: Exception, *, personal: bool) -> Fault:
+    """The fault of a value on which a user's validator crashed."""
+    message = f"The validator itself failed: {type(error).__name__}: {error}"
+    text = shown(value)
+    if personal:
+        message, text = (
+            f"The validator itself failed: {type(error).__name__}",
+            MASK if text is not None else None,
+        )
+    return Fault(name, RAISED, text, shown(message, 500) or "")
 
-    Args:
-        found: in the order of columns: (positions of rejected rows, for each the index of its faults, the
-            distinct lists of faults). Many rows share one list, so nothing is kept a row until here.
+
+class Findings:
+    """Gathers the errors of one batch in a compact form and lays them out by row.
+
+    Faults come once a distinct value, with the rows that share them; they are turned into Arrow at once, since
+    Python objects would take several times the memory.
     """
-    rows: list[np.ndarray] = []
-    picks: list[np.ndarray] = []
-    faults: list[Fault] = []
-    counts: dict[str, int] = {}
-    for positions, codes, lists in found:
-        starts = np.cumsum([0, *map(len, lists)]) + len(faults)
-        faults += [fault for one in lists for fault in one]
-        sizes = np.diff(starts)[codes]
-        for code, times in zip(*np.unique(codes, return_counts=True), strict=True):
+
+    def __init__(self, rows: int) -> None:
+        self._covered = np.zeros(rows, bool)
+        self._rows: list[np.ndarray] = []
+        self._picks: list[np.ndarray] = []
+        self._faults: list[pa.RecordBatch] = []
+        self._counts: dict[str, int] = {}
+        self._stored = self._kept = 0
+
+    def add(self, rows: np.ndarray, codes: np.ndarray, lists: Sequence[Sequence[Fault]]) -> None:
+        """Take in faults of some rows; for each row its first faults come first.
+
+        Args:
+            rows: positions in the batch, each once.
+            codes: for each row the index of its faults in `lists`.
+            lists: the distinct lists of faults, none of those that rows point at empty.
+        """
+        used, times = np.unique(codes, return_counts=True)
+        for code, count in zip(used.tolist(), times.tolist(), strict=True):
             for rule in {f"{fault.column}: {fault.rule}" for fault in lists[code]}:
-                counts[rule] = counts.get(rule, 0) + int(times)
-        rows.append(np.repeat(positions, sizes))
+                self._counts[rule] = self._counts.get(rule, 0) + count
+        room = MOST_ERRORS - self._kept
+        if room <= 0:
+            fresh = ~self._covered[rows]
+            rows, codes = rows[fresh], codes[fresh]
+        if not len(rows):
+            return
+        self._covered[rows] = True
+        sizes = np.array([len(one) for one in lists])[codes]
+        if sizes.sum() > room:
+            sizes = np.minimum(sizes, max(1, room // len(rows)))
+        most = np.zeros(len(lists), np.int64)
+        np.maximum.at(most, codes, sizes)
+        kept = [fault for one, size in zip(lists, most.tolist(), strict=True) for fault in one[:size]]
+        starts = np.cumsum([0, *most[:-1].tolist()]) + self._stored
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        picks.append(np.repeat(starts[:-1][codes], sizes) + within)
-    if not rows:
-        return none_rejected()
-    row, pick = np.concatenate(rows), np.concatenate(picks)
-    order = np.argsort(row, kind="stable")
-    row, pick = row[order], pick[order]
-    rejected = np.unique(row)
-    if len(row) > MOST_ERRORS:
-        rank = np.arange(len(row)) - np.searchsorted(row, row)
-        first = rank < max(1, MOST_ERRORS // len(rejected))
-        row, pick = row[first], pick[first]
-    return Verdict(rejected.astype(np.int64), _table(row, pick, faults), counts)
+        self._rows.append(np.repeat(rows, sizes))
+        self._picks.append(np.repeat(starts[codes], sizes) + within)
+        columns = [pa.array(column, pa.string()) for column in zip(*kept, strict=True)]
+        self._faults.append(pa.RecordBatch.from_arrays(columns, schema=_FAULT_SCHEMA))
+        self._stored += len(kept)
+        self._kept += len(within)
+
+    def verdict(self) -> Verdict:
+        """Everything that was found, ordered by row and within a row as it came."""
+        if not self._rows:
+            return Verdict(np.empty(0, np.int64), ERRORS_SCHEMA.empty_table(), {})
+        row, pick = np.concatenate(self._rows), np.concatenate(self._picks)
+        order = np.argsort(row, kind="stable")
+        faults = pa.Table.from_batches(self._faults).combine_chunks().take(pa.array(pick[order]))
+        errors = faults.add_column(0, ERRORS_SCHEMA.field("row"), pa.array(row[order], pa.int64()))
+        return Verdict(np.flatnonzero(self._covered), errors.cast(ERRORS_SCHEMA), self._counts)
 
 
-def _table(row: np.ndarray, pick: np.ndarray, faults: list[Fault]) -> pa.Table:
-    distinct = pa.table(
-        {
-            name: pa.array([getattr(fault, name) for fault in faults], pa.string())
-            for name in ERRORS_SCHEMA.names[1:]
-        }
-    ).take(pa.array(pick))
-    return pa.Table.from_arrays(
-        [pa.array(row, pa.int64()), *(distinct[name].combine_chunks() for name in ERRORS_SCHEMA.names[1:])],
-        schema=ERRORS_SCHEMA,
-    )
+_FAULT_SCHEMA = pa.schema([ERRORS_SCHEMA.field(name) for name in ERRORS_SCHEMA.names[1:]])
