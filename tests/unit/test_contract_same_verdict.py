@@ -1,5 +1,6 @@
 """A compiled contract and Pydantic say the same of every row, and in the same words."""
 
+import contextlib
 import datetime as dt
 import itertools
 import math
@@ -275,23 +276,43 @@ def time_field(draw: st.DrawFn) -> tuple[Any, pa.DataType, st.SearchStrategy[Any
             pa.timestamp("ns"),
             st.sampled_from([*edges, 0, 999, -1]),
         )
+    step = dt.timedelta(microseconds=micro)
     if kind == "datetime":
-        values = st.datetimes() | st.sampled_from([dt.datetime.min, dt.datetime.max])
-        values = values.map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
         rules = bounded(draw, st.datetimes())
+        values = st.datetimes() | st.sampled_from([dt.datetime.min, dt.datetime.max, *beside(rules, step)])
+        values = values.map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
         return Annotated[dt.datetime, Field(**rules)], pa.timestamp(unit), values
     if kind == "aware":
         whole = st.datetimes(dt.datetime(1, 1, 3), dt.datetime(9999, 12, 29))
-        aware = whole.map(lambda value: value.replace(microsecond=0, tzinfo=dt.UTC))
+        rules = bounded(draw, whole.map(lambda value: value.replace(tzinfo=dt.UTC)))
+        values = whole.map(lambda value: value.replace(tzinfo=dt.UTC)) | st.sampled_from(
+            beside(rules, step) or [dt.datetime(2020, 3, 29, 1, tzinfo=dt.UTC)]
+        )
+        values = values.map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
         zone = draw(st.sampled_from(["UTC", "+02:00", "Europe/Berlin"]))
-        return Annotated[dt.datetime, Field(**bounded(draw, aware))], pa.timestamp(unit, zone), aware
+        return Annotated[dt.datetime, Field(**rules)], pa.timestamp(unit, zone), values
     if kind == "time":
-        values = st.times().map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
+        rules = bounded(draw, st.times())
+        values = st.times() | st.sampled_from([dt.time.min, dt.time.max, *rules.values()])
+        values = values.map(lambda value: value.replace(microsecond=value.microsecond // micro * micro))
         dtype = pa.time64("us") if unit == "us" else pa.time32(unit)
-        return Annotated[dt.time, Field(**bounded(draw, st.times()))], dtype, values
+        return Annotated[dt.time, Field(**rules)], dtype, values
     spans = st.timedeltas(dt.timedelta(days=-(10**6)), dt.timedelta(days=10**6))
-    values = spans.map(lambda value: value - value % dt.timedelta(microseconds=micro))
-    return Annotated[dt.timedelta, Field(**bounded(draw, spans))], pa.duration(unit), values
+    rules = bounded(draw, spans)
+    values = (spans | st.sampled_from([dt.timedelta(0), *beside(rules, step)])).map(
+        lambda value: value - value % step
+    )
+    return Annotated[dt.timedelta, Field(**rules)], pa.duration(unit), values
+
+
+def beside(bounds: dict[str, Any], step: dt.timedelta) -> list[Any]:
+    """Each bound, and one step of the column's unit to either side of it."""
+    found = []
+    for limit in bounds.values():
+        for delta in (-step, 0 * step, step):
+            with contextlib.suppress(OverflowError):
+                found.append(limit + delta)
+    return found
 
 
 @st.composite
