@@ -34,7 +34,7 @@ def build(spec: dict[str, Any], state_dir: Path) -> Any:
         return made(shop, entity, work_dir=state_dir, **given)
     if spec["kind"] == "rest":
         rest = importlib.import_module("ferry.sources.rest")
-        return rest.RestSource(rest.RestDeclaration(**given), state_dir=state_dir, work_dir=state_dir)
+        return rest.RestSource(rest.RestDeclaration.parse(given), state_dir=state_dir, work_dir=state_dir)
     if spec["kind"] == "netsuite":
         netsuite = importlib.import_module("ferry.sources.netsuite")
         return netsuite.source(given, state_dir=state_dir, work_dir=state_dir)

@@ -552,6 +552,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection to the shop."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     shop: Shop
 
     def log_message(self, *args: Any) -> None:

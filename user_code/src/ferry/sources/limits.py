@@ -112,14 +112,14 @@ class Bucket:
         # Counts suspended time too and is the same in every container; wall clocks step.
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         fresh = {
-            "at": now, "level": min(1.0, self.capacity), "capacity": self.capacity,
+            "at": now, "level": 0.0, "capacity": self.capacity,
             "per_second": self.per_second, "stated": False, "paused_until": 0.0, "tickets": {},
             "declared": [self.capacity, self.per_second],
         }  # fmt: skip
         try:
             state = json.loads(text) if text else fresh
         except ValueError:
-            state = fresh  # a writer died in the middle: start from nearly empty, which is never too much
+            state = fresh  # a writer died in the middle: start from empty, which is never too much
         if state["at"] > now or state["declared"] != fresh["declared"]:
             state = fresh  # the machine was started anew, or the declaration changed
         state["level"] = min(state["capacity"], state["level"] + (now - state["at"]) * self._rate(state))
