@@ -190,8 +190,8 @@ def rejects(
             " where entity = %s and (%s::text is null or reason = %s) order by id limit %s",
             (name, reason, reason, limit),
         )
-        names = ("entity", "partition", "key", "reason", "errors", "row", "attempts")
-        shown += [dict(zip(names, row, strict=True)) for row in rows]
+        names: tuple[str, ...] = ("entity", "partition", "key", "reason", "errors", "row", "attempts")
+        shown.extend(dict(zip(names, row, strict=True)) for row in rows)
     if as_json:
         return print_json({"counts": counts, "rows": shown})
     if not shown:
@@ -228,6 +228,75 @@ def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
         rejected = f", {sum(result.rejected.values()):,} rejected" if result.rejected else ""
         console.print(f"{result.entity}: {result.loaded:,} loaded{rejected}{waiting}", highlight=False)
     return None
+
+
+@app.command()
+def replay(
+    entities: Entities = None,
+    reason: Annotated[str | None, typer.Option(help="only rows rejected for this reason")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="only the row with this old key; once for each part")
+    ] = None,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Judge and load the rejected rows again, then settle their children."""
+    from ferry.replay import replay as replay_all
+    from ferry.settle import settle as settle_all
+
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs)[0], settings)
+    chosen = known_names(plans, entities)
+    results = replay_all(plans, settings, chosen, reason=reason, key=tuple(key) if key else None)
+    settle_all(plans, settings)
+    if as_json:
+        return print_json([dataclasses.asdict(result) for result in results])
+    for result in results:
+        console.print(
+            f"{result.entity}: {result.tried:,} tried, {result.loaded:,} loaded, {result.waiting:,} waiting,"
+            f" {result.rejected:,} rejected again",
+            highlight=False,
+        )
+    return None
+
+
+@app.command()
+def rollback(
+    entities: Entities = None,
+    partition: Annotated[str | None, typer.Option(help="one partition, or a range `1992-01:1992-12`")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Take back what was loaded; rows that were there before stay, and a reload gives the same keys."""
+    from ferry.rollback import roll_back
+
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs)[0], settings)
+    chosen = known_names(plans, entities)
+    keys: tuple[str, ...] = ()
+    if partition is not None:
+        if not chosen:
+            raise DeclarationError(
+                "`--partition` needs the entities that it belongs to", next="ferry rollback orders …"
+            )
+        first, _, last = partition.partition(":")
+        keys = plans[chosen[0]].scheme.between(first, last or first, chosen[0])
+    what = f"{', '.join(chosen) or 'everything'}{f', {partition}' if partition else ''}"
+    if not yes and not typer.confirm(f"Take back {what}?"):
+        raise typer.Exit(1)
+    results = roll_back(plans, settings, chosen, keys)
+    if as_json:
+        return print_json([dataclasses.asdict(result) for result in results])
+    for result in results:
+        restored = f", {result.restored:,} given back their old values" if result.restored else ""
+        console.print(f"{result.entity}: {result.removed:,} rows removed{restored}", highlight=False)
+    return None
+
+
+def known_names(plans: MigrationPlan, entities: list[str] | None) -> tuple[str, ...]:
+    """The named entities, each checked to exist."""
+    return tuple(plans[name].name for name in entities or ())
 
 
 @app.command()

@@ -51,6 +51,10 @@ create table if not exists ferry.waiting_rows (
   run_id text not null default '', since timestamptz not null default now()
 );
 create index if not exists waiting_rows_place on ferry.waiting_rows (entity, partition, chunk);
+create table if not exists ferry.before_images (
+  entity text not null, partition text not null, key text[] not null, row jsonb not null,
+  primary key (entity, key)
+);
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 
@@ -99,7 +103,7 @@ def prepare(connection: psycopg.Connection) -> None:
     """Create the schema `ferry` if it is not there; many processes may do it at once."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext('ferry.schema'))")
-        row = connection.execute("select to_regclass('ferry.waiting_rows')").fetchone()
+        row = connection.execute("select to_regclass('ferry.before_images')").fetchone()
         if row is None or row[0] is None:
             try:
                 connection.execute(SCHEMA)

@@ -38,8 +38,8 @@ PASSING = (
 # A chunk joins few rows with large indexed tables whose pages it has just used. Left to its defaults the planner reads
 # the whole table for each chunk, which makes a load quadratic; a probe of the index is what it should price low.
 SESSION = """
-set jit = off; set random_page_cost = 0.1; set cpu_index_tuple_cost = 0.001; set work_mem = '32MB'; set temp_buffers = '32MB';
-set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'
+set jit = off; set random_page_cost = 0.1; set cpu_index_tuple_cost = 0.001; set work_mem = '32MB';
+set temp_buffers = '32MB'; set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'
 """
 
 
@@ -65,6 +65,7 @@ class Loader:
         """Args: the whole plan, the entity to load, the settings, and the id of the run for the ledger."""
         self.plans, self.plan, self.settings, self.run_id = plans, plans[name], settings, run_id
         self.sql = LoadSql(self.plan)
+        self._numbers: np.ndarray | None = None
         self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *self.sql.fields])
 
     def __enter__(self) -> "Loader":
@@ -74,10 +75,7 @@ class Loader:
         try:
             self.connection.execute(SESSION)
             ledger.prepare(self.connection)
-            # The parents' maps as well: a child may come first, and waits.
-            for name in dict.fromkeys((self.plan.name, *(edge.parent for edge in self.plan.edges))):
-                self._prepare(self.plans[name])
-            self.connection.execute(self.sql.create_incoming())
+            self._prepare_all()
         except BaseException:
             self.connection.close()
             raise
@@ -86,6 +84,12 @@ class Loader:
     def __exit__(self, *_: object) -> None:
         """Close the connection; locks go with it."""
         self.connection.close()
+
+    def borrow(self, connection: psycopg.Connection) -> "Loader":
+        """Work over a connection that another loader opened, in one transaction with it."""
+        self.connection = connection
+        self._prepare_all()
+        return self
 
     def lock(self, partition: str | None) -> None:
         """Hold a partition (None: the entity) for this connection; see `ledger.lock`."""
@@ -141,6 +145,24 @@ class Loader:
         except psycopg.Error as error:
             raise refused(error, where) from None
         return loaded.outcomes, False
+
+    def load_rows(
+        self, table: pa.Table, accepted: np.ndarray, partition: str, chunk: int, *, numbers: list[int]
+    ) -> Loaded:
+        """Load rows that were rejected before, in the caller's transaction; the ledger is the caller's as well.
+
+        Args:
+            table: the rows.
+            accepted: positions in it of those that go on.
+            partition: where they belong.
+            chunk: likewise.
+            numbers: for each position, the row's number in its part.
+        """
+        self._numbers = np.asarray(numbers, dtype=np.int64)
+        try:
+            return self._rows(table, accepted, partition, chunk, known=True)
+        finally:
+            self._numbers = None
 
     def finish(self, manifest: Manifest, partition: str) -> None:
         """Write the partition's row in the ledger and fill in references that were NULL first."""
@@ -207,7 +229,8 @@ class Loader:
         picked = table.select([f.name for f in self.sql.fields])
         if len(numbers) != table.num_rows:
             picked = picked.take(pa.array(numbers))
-        columns = [pa.chunked_array([pa.array(numbers, pa.int64())]), *picked.columns]
+        shown = numbers if self._numbers is None else self._numbers[numbers]
+        columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *picked.columns]
         return pa.table(columns, schema=self._encoder_schema)
 
     def _load(
@@ -320,8 +343,14 @@ class Loader:
                         Jsonb(row, dumps=dumps),
                         attempts.get(key, 0) + 1,
                         self.run_id,
-                    )  # fmt: skip
+                    )
                 )
+
+    def _prepare_all(self) -> None:
+        # The parents' maps as well: a child may come first, and waits.
+        for name in dict.fromkeys((self.plan.name, *(edge.parent for edge in self.plan.edges))):
+            self._prepare(self.plans[name])
+        self.connection.execute(self.sql.create_incoming())
 
     def _prepare(self, plan: EntityPlan) -> None:
         with self.connection.transaction():

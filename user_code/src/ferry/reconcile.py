@@ -169,8 +169,14 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
         sql.SQL(", ").join(sql.Identifier("c", f"k{n}") for n in range(len(plan.source_key)))
     )
     present = sql.SQL("t.{} is not null").format(sql.Identifier(plan.target_key[0]))
+    # Which columns differ is the database's to say: as text, 0.07 and 0.0700 would.
     pairs = sql.SQL(", ").join(
-        sql.SQL("{}::text, {}::text").format(sql.Identifier("c", f"c_{name}"), sql.Identifier("t", name))
+        sql.SQL("case when {} is distinct from {} then '1' end, {}::text, {}::text").format(
+            loader.sql.comparable("c", name),
+            loader.sql.comparable("t", name),
+            sql.Identifier("c", f"c_{name}"),
+            sql.Identifier("t", name),
+        )
         for name in columns
     )
     listed = sql.SQL("{}, {}, array[{}]").format(key, present, pairs).as_string(loader.connection)
@@ -182,6 +188,6 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
             result.differences.append(Difference(shown, "", "the row", "it is not in the target"))
             continue
         for position, name in enumerate(columns):
-            expected, found = values[2 * position], values[2 * position + 1]
-            if expected != found:
+            differ, expected, found = values[3 * position : 3 * position + 3]
+            if differ:
                 result.differences.append(Difference(shown, name, expected, found))

@@ -212,7 +212,8 @@ def _revive(loader: Loader) -> int:
             sql.SQL(
                 "with back as (delete from ferry.rejected_rows r where r.entity = %(entity)s and"
                 " r.reason in ('missing_parent', 'parent_rejected') and {} returning r.*),"
-                " waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row, run_id)"
+                " waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row,"
+                " run_id)"
                 " select entity, partition, chunk, row_no, key, '{{}}', row, %(run)s from back),"
                 " counted as (select partition, chunk, count(*) n from back group by 1, 2),"
                 " moved as (update ferry.ledger l set waiting = waiting + n, rejected = rejected - n from counted c"

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """The verdict over staged rows: which are accepted, which are rejected, and why, by row number.
 
 Reasons come in a fixed order, and the first that applies is the row's: a key that occurs more than once, then the
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute as pc  # its functions are made at run time
 import pyarrow.parquet as pq
 
 from ferry.contract import CompiledContract, compile_contract

@@ -93,7 +93,8 @@ class Recorder:
                 )
             made.clear()
         for check in self._checked:
-            self._context.log_event(check)
+            # Dagster takes check evaluations here, and its annotation has not heard of it.
+            self._context.log_event(check)  # pyright: ignore[reportArgumentType]
         self._checked.clear()
         self._flushed = time.monotonic()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
@@ -14,7 +15,7 @@ from ferry.settle import settle
 class SettleConfig(dg.Config):
     """Which entities are settled; all of them if the list is empty."""
 
-    entities: list[str] = []
+    entities: list[str] = Field(default_factory=list, description="entities; all if empty")
 
 
 def migration_jobs(folder: Path) -> dg.Definitions:

@@ -63,7 +63,9 @@ class Versions:
         return {partition: found.get(partition, missing) for partition in partitions}
 
 
-def stamp(code_version: str, data_version: str, inputs: Iterable[tuple[dg.AssetKey, tuple[str, str]]]) -> dict[str, str]:
+def stamp(
+    code_version: str, data_version: str, inputs: Iterable[tuple[dg.AssetKey, tuple[str, str]]]
+) -> dict[str, str]:
     """The tags of one materialization.
 
     Args:

@@ -1,0 +1,1 @@
+"""Where rows come from: databases, APIs and files, each a module."""

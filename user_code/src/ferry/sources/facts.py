@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """What a source says of its own rows, so that what arrived can be held against it."""
 
 from dataclasses import dataclass
@@ -5,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute as pc  # its functions are made at run time
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Where rows go: each kind of target a module."""

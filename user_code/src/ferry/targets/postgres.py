@@ -92,15 +92,15 @@ class LoadSql:
         Returns (one row a chunk): chunk, outcome counts (inserted, updated, unchanged, preserved, waiting), the hash of
         what should be there, and the counts and hashes of what was written.
         """
-        ctes = [
-            sql.SQL("r as materialized ({})").format(self._resolved(known, as_null)),
+        ctes: list[sql.Composable] = [
+            sql.SQL("r as materialized ({})").format(self._resolved(known)),
             sql.SQL("c as materialized ({})").format(self._classified(known, as_null)),
         ]
         if self.plan.has_map:
             ctes += [self._map_insert(known), *([self._map_update()] if known else [])]
         ctes.append(self._insert())
         if known:
-            ctes.append(self._update())
+            ctes += [self._image(), self._update()]
         if settling:
             ctes.append(
                 sql.SQL(
@@ -191,7 +191,7 @@ class LoadSql:
     def resolved(self) -> sql.Composed:
         """The incoming rows as the target should hold them (for reconciliation): `row_no`, key, columns, hash."""
         return sql.SQL("with r as materialized ({}), c as ({}) select * from c").format(
-            self._resolved(True, frozenset()), self._classified(True, frozenset())
+            self._resolved(True), self._classified(True, frozenset())
         )
 
     @staticmethod
@@ -218,7 +218,7 @@ class LoadSql:
             return sql.SQL("{}::{}").format(value, sql.SQL(plain))  # type: ignore[arg-type]
         return value
 
-    def _resolved(self, known: bool, as_null: frozenset[int]) -> sql.Composed:
+    def _resolved(self, known: bool) -> sql.Composed:
         plan = self.plan
         select: list[sql.Composable] = [sql.SQL("i.row_no")]
         joins: list[sql.Composable] = []
@@ -364,8 +364,8 @@ class LoadSql:
         differs: sql.Composable = sql.SQL("false")
         if known and plan.written:
             differs = sql.SQL("({}) is distinct from ({})").format(
-                sql.SQL(", ").join(self._comparable("t", name) for name in plan.written),
-                sql.SQL(", ").join(self._comparable("r", name) for name in plan.written),
+                sql.SQL(", ").join(self.comparable("t", name) for name in plan.written),
+                sql.SQL(", ").join(self.comparable("r", name) for name in plan.written),
             )
         made = plan.declaration.target.key.source != "natural"
         inner = sql.SQL("select r.*, {} as outcome, {} as changed{} from r {}").format(
@@ -389,7 +389,7 @@ class LoadSql:
         match = self.plan.declaration.match
         return sql.SQL("true" if match and match.then == "update" else "false")
 
-    def _comparable(self, alias: str, name: str) -> sql.Composable:
+    def comparable(self, alias: str, name: str) -> sql.Composable:
         """A column that `is distinct from` can compare: types without equality are compared as text."""
         column = self.plan.target.columns[name]
         plain = column.base_type in HASHED or column.category == "e"
@@ -474,6 +474,33 @@ class LoadSql:
             hash=self.row_hash("t"),
         )
 
+    def _image(self) -> sql.Composed:
+        """What a row that was there before held, kept before we change it for the first time: rollback restores it."""
+        plan = self.plan
+        on = sql.SQL(" and ").join(
+            sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+            for name in plan.target_key
+        )
+        if plan.has_map:
+            theirs: sql.Composable = sql.SQL("(c.n0 is null or c.status = 'preserved')")
+        else:
+            theirs = sql.SQL("exists (select from {} f where {})").format(
+                sql.Identifier("ferry", f"found_{plan.name}"),
+                sql.SQL(" and ").join(
+                    sql.SQL("f.{0} = t.{0}").format(sql.Identifier(name)) for name in plan.target_key
+                ),
+            )
+        return sql.SQL(
+            "imaged as (insert into ferry.before_images select %(entity)s, %(partition)s, {}, to_jsonb(t) from c"
+            " join {} t on {} where c.outcome = 'known' and c.changed and {} on conflict do nothing)"
+        ).format(self.key_text("t"), plan.target.identifier, on, theirs)
+
+    def key_text(self, alias: str) -> sql.Composed:
+        """The new key of a row as an array of text."""
+        return sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(alias, n)) for n in self.plan.target_key)
+        )
+
     def _update(self) -> sql.Composed:
         on = sql.SQL(" and ").join(
             sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
@@ -523,7 +550,7 @@ class LoadSql:
         table = deferred_table(self.plan, edge)
         mine = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
         parents = [sql.Identifier(f"parent_{n}") for n in range(len(edge.source_columns))]
-        out = [
+        out: list[sql.Composable] = [
             sql.SQL(
                 "defer{n} as (insert into {table} ({new}, {parents}) select {mine}, {theirs} from c join {incoming} i"
                 " using (row_no) where c.{missing} and c.outcome in ('insert', 'known')"

@@ -1,0 +1,138 @@
+"""Replay: send only the rejected rows through again, after the contract, the mapping or the target was mended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from ferry.load import Loader, dumps
+from ferry.plan import MigrationPlan
+from ferry.settings import Settings
+from ferry.stage import Stage
+from ferry.targets.types import wire_type
+from ferry.verdict import Judge
+
+# Rows of one transaction; they are read as Python objects, which a chunk of a load never is.
+MOST_ROWS = 5_000
+OF_THE_PARENT = ("missing_parent", "parent_rejected")
+
+
+@dataclass
+class Replayed:
+    """What became of the rejected rows of one entity."""
+
+    entity: str
+    tried: int = 0
+    loaded: int = 0
+    waiting: int = 0
+    rejected: int = 0
+
+
+def replay(
+    plans: MigrationPlan,
+    settings: Settings,
+    entities: tuple[str, ...] = (),
+    *,
+    reason: str | None = None,
+    key: tuple[str, ...] | None = None,
+    run_id: str = "",
+) -> list[Replayed]:
+    """Judge and load rejected rows again, in plan order; call `settle` afterwards for the children that waited.
+
+    Args:
+        plans: the whole plan, as it is now.
+        settings: connections and the staging area.
+        entities: whose rows; all if empty.
+        reason: only rows rejected for it.
+        key: only the row with this old key, as text.
+        run_id: recorded with what is rejected again.
+    """
+    done = []
+    for name in plans.order:
+        if not entities or name in entities:
+            with Loader(plans, name, settings, run_id) as loader:
+                loader.lock(None)
+                done.append(_entity(loader, settings, reason, key))
+    return done
+
+
+def _entity(loader: Loader, settings: Settings, reason: str | None, key: tuple[str, ...] | None) -> Replayed:
+    result, judge = Replayed(loader.plan.name), Judge(loader.plan)
+    for partition, chunk, rows in _batches(loader, reason, key):
+        with loader.connection.transaction():
+            _chunk(loader, settings, judge, partition, chunk, rows, result)
+    return result
+
+
+def _batches(
+    loader: Loader, reason: str | None, key: tuple[str, ...] | None
+) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+    """The rejected rows of each chunk, in batches, each row once; those that lack a parent are `settle`'s."""
+    plan = loader.plan
+    places = loader.connection.execute(
+        "select partition, chunk, array_agg(id order by id) from ferry.rejected_rows where entity = %s"
+        " and reason <> all(%s) and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
+        " group by 1, 2 order by 1, 2",
+        (plan.name, list(OF_THE_PARENT), reason, reason, list(key) if key else None, list(key or ())),
+    ).fetchall()
+    record = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(f.name), sql.SQL(wire_type(f.type)))  # type: ignore[arg-type]
+        for f in plan.schema
+    )
+    query = sql.SQL(
+        "select w.id, w.row_no, w.attempts, r.* from ferry.rejected_rows w, lateral jsonb_to_record(w.row) as r({})"
+        " where w.id = any(%s) order by w.id"
+    ).format(record)
+    for partition, chunk, ids in places:
+        for start in range(0, len(ids), MOST_ROWS):
+            cursor = loader.connection.execute(query, (ids[start : start + MOST_ROWS],))
+            names = ["#id", "#row_no", "#attempts", *plan.schema.names]
+            yield partition, chunk, [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def _chunk(
+    loader: Loader,
+    settings: Settings,
+    judge: Judge,
+    partition: str,
+    chunk: int,
+    rows: list[dict[str, Any]],
+    result: Replayed,
+) -> None:
+    plan = loader.plan
+    table = pa.Table.from_pylist([{n: row[n] for n in plan.schema.names} for row in rows], schema=plan.schema)
+    stage = Stage(settings.stage_root, plan.name, partition)
+    manifest = stage.manifest()
+    verdict = judge.judge(table, stage.duplicates(manifest) if manifest else None)
+    accepted = np.flatnonzero(verdict.accepted()).astype(np.int64)
+    loaded = loader.load_rows(table, accepted, partition, chunk, numbers=[row["#row_no"] for row in rows])
+    refused: dict[int, list[dict[str, Any]]] = {}
+    for error in [*verdict.errors.to_pylist(), *loaded.refused]:
+        refused.setdefault(error["row"], []).append(error)
+    for number, found in refused.items():
+        listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]
+        loader.connection.execute(
+            "update ferry.rejected_rows set reason = %s, errors = %s, attempts = attempts + 1, run_id = %s,"
+            " rejected_at = now() where id = %s",
+            (found[0]["reason"], Jsonb(listed, dumps=dumps), loader.run_id, rows[number]["#id"]),
+        )
+    gone = [row["#id"] for number, row in enumerate(rows) if number not in refused]
+    loader.connection.execute("delete from ferry.rejected_rows where id = any(%s)", (gone,))
+    ends = loaded.outcomes
+    loader.connection.execute(
+        "update ferry.ledger set rejected = rejected - %s, inserted = inserted + %s, updated = updated + %s,"
+        " unchanged = unchanged + %s, preserved = preserved + %s, waiting = waiting + %s, row_hash = row_hash + %s"
+        " where entity = %s and partition = %s and chunk = %s",
+        (
+            len(gone), ends.inserted, ends.updated, ends.unchanged, ends.preserved, ends.waiting, loaded.row_hash,
+            plan.name, partition, chunk,
+        ),
+    )  # fmt: skip
+    result.tried += len(rows)
+    result.waiting += ends.waiting
+    result.rejected += len(refused)
+    result.loaded += len(gone) - ends.waiting

@@ -1,0 +1,216 @@
+"""Rollback: take back what was loaded, a partition, an entity or everything, and nothing that was there before.
+
+All of it is one transaction in the target: either everything that was asked for is gone, or nothing is. The map keeps
+a tombstone for each row, so that a reload gives it the same new key again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from ferry.errors import FerryError, PermanentError
+from ferry.id_map import deferred_table
+from ferry.load import PASSING, Loader, passing
+from ferry.plan import NULL_THEN_UPDATE, MigrationPlan
+from ferry.settings import Settings
+from ferry.stage import Stage
+from ferry.verdict import Judge
+
+
+@dataclass
+class RolledBack:
+    """What was taken back of one entity: rows removed, rows of others given their old values back."""
+
+    entity: str
+    partitions: int = 0
+    removed: int = 0
+    restored: int = 0
+
+
+def roll_back(
+    plans: MigrationPlan,
+    settings: Settings,
+    entities: tuple[str, ...] = (),
+    partitions: tuple[str, ...] = (),
+) -> list[RolledBack]:
+    """Take back entities (all if none is named) or some of their partitions, children first.
+
+    Args:
+        plans: the whole plan.
+        settings: connections and the staging area.
+        entities: whose rows are taken back.
+        partitions: only these partitions; with it, `entities` has to name what they belong to.
+
+    Raises:
+        PermanentError: rows outside the selection depend on rows in it; they are named and nothing is changed.
+    """
+    chosen = [name for name in reversed(plans.order) if not entities or name in entities]
+    for name in chosen:
+        for partition in partitions:
+            plans[name].scheme.window(partition, name)
+    if not chosen:
+        return []
+    with Loader(plans, chosen[0], settings) as first:
+        connection = first.connection
+        loaders = {chosen[0]: first}
+        for name in chosen[1:]:
+            loaders[name] = Loader(plans, name, settings).borrow(connection)
+        for loader in loaders.values():
+            loader.lock(None)
+        try:
+            with connection.transaction():
+                connection.execute("set constraints all deferred")
+                done = [_entity(loaders[name], settings, partitions) for name in chosen]
+                connection.execute("set constraints all immediate")
+                return done
+        except psycopg.errors.ForeignKeyViolation as error:
+            raise _depended_on(error) from None
+        except PASSING as error:
+            raise passing(error, "rollback") from None
+
+
+def _entity(loader: Loader, settings: Settings, partitions: tuple[str, ...]) -> RolledBack:
+    plan, connection = loader.plan, loader.connection
+    there = [
+        row[0]
+        for row in connection.execute(
+            "select partition from ferry.ledger where entity = %s union"
+            " select partition from ferry.partitions where entity = %s order by 1",
+            (plan.name, plan.name),
+        )
+    ]
+    chosen = [partition for partition in there if not partitions or partition in partitions]
+    result = RolledBack(plan.name, len(chosen))
+    if plan.has_map:
+        result.removed = _remove_mapped(loader, chosen)
+    else:
+        for partition in chosen:
+            result.removed += _remove_staged(loader, settings, partition)
+    result.restored = _restore(loader, chosen)
+    for table in ("ledger", "partitions", "rejected_rows", "waiting_rows"):
+        connection.execute(
+            sql.SQL("delete from {} where entity = %s and partition = any(%s)").format(
+                sql.Identifier("ferry", table)
+            ),
+            (plan.name, chosen),
+        )
+    return result
+
+
+def _remove_mapped(loader: Loader, partitions: list[str]) -> int:
+    """Delete the rows that the map says we made, and leave a tombstone for each."""
+    plan, table = loader.plan, loader.sql.map
+    on = sql.SQL(" and ").join(
+        sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
+        for column, new in zip(plan.target_key, table.new, strict=True)
+    )
+    ours = sql.SQL("m.partition = any(%s) and m.status in ('inserted', 'stub')")
+    for edge in plan.edges:
+        if edge.strategy == NULL_THEN_UPDATE:
+            loader.connection.execute(
+                _forget_deferred(loader, deferred_table(plan, edge), ours), (partitions,)
+            )
+    removed = loader.connection.execute(
+        sql.SQL("delete from {} t using {} m where {} and {}").format(
+            plan.target.identifier, table.identifier, on, ours
+        ),
+        (partitions,),
+    ).rowcount
+    loader.connection.execute(
+        sql.SQL("update {} m set status = 'tombstone', row_hash = null where {}").format(
+            table.identifier, ours
+        ),
+        (partitions,),
+    )
+    return removed
+
+
+def _forget_deferred(loader: Loader, table: sql.Identifier, ours: sql.SQL) -> sql.Composed:
+    return sql.SQL("delete from {} d using {} m where {} and {}").format(
+        table,
+        loader.sql.map.identifier,
+        sql.SQL(" and ").join(
+            sql.SQL("d.{0} = m.{0}").format(sql.Identifier(new)) for new in loader.sql.map.new
+        ),
+        ours,
+    )
+
+
+def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
+    """Without a map the stage says which rows are ours: those that were accepted, less what was there before."""
+    plan = loader.plan
+    stage = Stage(settings.stage_root, plan.name, partition)
+    manifest = stage.manifest()
+    row = loader.connection.execute(
+        "select stage_id from ferry.ledger where entity = %s and partition = %s limit 1",
+        (plan.name, partition),
+    ).fetchone()
+    if manifest is None or (row and row[0] != manifest.stage_id and manifest.parts):
+        raise PermanentError(
+            "the stage that was loaded is gone, and only it says which rows are ours",
+            where=f"{plan.name}, {partition}",
+            next=f"Load the partition once more (`ferry run {plan.name} --partition {partition}`), then roll back",
+        )
+    judge, removed = Judge(plan), 0
+    for part in manifest.parts:
+        table = stage.read(manifest, part)
+        numbers = np.flatnonzero(judge.judge(table, stage.duplicates(manifest)).accepted()).astype(np.int64)
+        if not len(numbers):
+            continue
+        loader.copy(loader.incoming(table, numbers))
+        mine = sql.SQL(" and ").join(
+            sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+            for name in plan.target_key
+        )
+        before = sql.SQL(" and ").join(
+            sql.SQL("f.{0} = t.{0}").format(sql.Identifier(name)) for name in plan.target_key
+        )
+        removed += loader.connection.execute(
+            sql.SQL(
+                "delete from {} t using ({}) c where {} and not exists (select from {} f where {})"
+            ).format(
+                plan.target.identifier,
+                loader.sql.resolved(),
+                mine,
+                sql.Identifier("ferry", f"found_{plan.name}"),
+                before,
+            )
+        ).rowcount
+        loader.connection.execute(sql.SQL("truncate {}").format(loader.sql.incoming))
+    return removed
+
+
+def _restore(loader: Loader, partitions: list[str]) -> int:
+    """Give rows that were there before us, and that we changed, the values that they had."""
+    plan = loader.plan
+    names = [name for name in plan.written if name not in plan.target_key]
+    if not names:
+        return 0
+    restored = loader.connection.execute(
+        sql.SQL(
+            "update {target} t set {sets} from ferry.before_images b,"
+            " lateral jsonb_populate_record(null::{target}, b.row) o"
+            " where b.entity = %s and b.partition = any(%s) and {key} = b.key"
+        ).format(
+            target=plan.target.identifier,
+            sets=sql.SQL(", ").join(sql.SQL("{0} = o.{0}").format(sql.Identifier(name)) for name in names),
+            key=loader.sql.key_text("t"),
+        ),
+        (plan.name, partitions),
+    ).rowcount
+    loader.connection.execute(
+        "delete from ferry.before_images where entity = %s and partition = any(%s)", (plan.name, partitions)
+    )
+    return restored
+
+
+def _depended_on(error: psycopg.Error) -> FerryError:
+    detail = error.diag.message_detail or str(error).splitlines()[0]
+    return PermanentError(
+        f"rows of {error.diag.table_name or 'another table'} depend on what would be removed",
+        where="rollback",
+        why=detail,
+        next="Nothing was changed. Roll back those rows as well (their entity, or all), or remove the dependency",
+    )
