@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ferry.cli import console, print_report, run_guarded
+from ferry.errors import FerryError
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import Databases, create_database, prepare
 from shop.demo.server import EmbeddedServer
@@ -50,9 +50,10 @@ def set_up(home: Path) -> Databases:
 
 def demo() -> None:
     """The demo itself; raises `SystemExit(1)` unless every promise held."""
-    home = home_from_environment()
-    console.print("Ferry demo: an old shop moves into a new one.")
-    set_up(home)
+    print("Ferry demo: an old shop moves into a new one. First its databases are made …", flush=True)
+    set_up(home_from_environment())
+    # Imported now: the generator of rows needs memory of its own, and is gone by this time.
+    from ferry.cli import console, print_report
     from ferry.components.run import run_migration
 
     report = run_migration(DEFS, (), None)
@@ -64,5 +65,15 @@ def demo() -> None:
         raise SystemExit(1)
 
 
+def main() -> int:
+    """Run the demo; what goes wrong is one message and status 1."""
+    try:
+        demo()
+    except FerryError as error:
+        print(f"✗ {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(run_guarded(demo))
+    sys.exit(main())
