@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from migrating import Migrating, declarations_by_year
 from oracle import Oracle
 from shop.demo.databases import create_database, drop_database, make_databases
 from shop.demo.generator import Generator
@@ -102,3 +104,11 @@ def module_shop(server: EmbeddedServer, shop_templates: tuple[str, str], oracle:
     """A shop that the tests of one module share, for those that only look at one migration's outcome."""
     with _copied(server, shop_templates, oracle) as copy:
         yield copy
+
+
+@pytest.fixture
+def by_year(shop: Shop, tmp_path: Path) -> Migrating:
+    """A migration of a shop of this test's own, orders cut by year: the same rows in fewer partitions."""
+    return Migrating(
+        shop.source_url, shop.target_url, declarations_by_year(tmp_path / "defs"), tmp_path / "stage"
+    )
