@@ -163,14 +163,11 @@ class Handler(BaseHTTPRequestHandler):
             api.in_flight += 1
             api.most_in_flight = max(api.most_in_flight, api.in_flight)
             api.asked.append(self.path)
-        try:
-            if api.faults.latency:
-                time.sleep(api.faults.latency)
-            self._serve()
-        finally:
-            with api.lock:
-                api.in_flight -= 1
-        return None
+        if api.faults.latency:
+            time.sleep(api.faults.latency)
+        with api.lock:  # before the answer leaves: who has it may send the next call at once
+            api.in_flight -= 1
+        return self._serve()
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
@@ -280,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
     def _faulted(self, kind: str) -> bool:
         api = self.api
         with api.lock:
-            api.counts[kind] = number = api.counts.get(kind, 0) + 1
+            api.counts[kind] = api.counts.get(kind, 0) + 1
             faults, due = api.faults, ""
             for name in (
                 "hang_next",

@@ -1,0 +1,353 @@
+"""NetSuite by SuiteQL over REST: total order, keyset or split windows, one limit of calls at a time for all runs.
+
+Facts: at most 1,000 rows a page and 100,000 a query, whose offset is a multiple of its limit; nulls are left out and
+values come as text; calls at a time are limited per account over all integrations, and being over is HTTP 429 or,
+from RESTlets, HTTP 400 with SSS_REQUEST_LIMIT_EXCEEDED; a call is cut off after 15 minutes. New integrations cannot
+use token-based authentication (OAuth 1.0a) from 2027.1: OAuth 2.0 first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from ferry.errors import DeclarationError, PermanentError
+from ferry.sources import auth as kinds
+from ferry.sources.calls import Answer, Auth, Caller, Patience
+from ferry.sources.limits import Slots
+from ferry.sources.page import Completeness, Page, Window, WindowIncomplete
+from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
+from ferry.sources.shape import Field, Shape
+
+CAP = 100_000
+_PAGE = 1_000
+_PATH = "/services/rest/query/v1/suiteql"
+_TOKEN_PATH = "/services/rest/auth/oauth2/v1/token"  # noqa: S105 - a path
+_OVERLAP = 120
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIRST_ACCOUNT = datetime(1998, 1, 1, tzinfo=UTC)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CertificateAuth(_Strict):
+    """OAuth 2.0 client credentials, proved by a certificate (machine to machine)."""
+
+    kind: Literal["certificate"]
+    client_id: str
+    certificate_id: str
+    private_key: SecretStr
+    algorithm: Literal["PS256", "PS384", "PS512", "ES256", "ES384", "ES512"] = "PS256"
+
+
+class TokenAuth(_Strict):
+    """Token-based authentication (OAuth 1.0a), for integrations that have it already."""
+
+    kind: Literal["tba"]
+    consumer_key: str
+    consumer_secret: SecretStr
+    token: str
+    token_secret: SecretStr
+
+
+class Account(_Strict):
+    """A NetSuite account, as a connection.
+
+    Attributes:
+        account: its id: `1234567` or `1234567_SB1`.
+        auth: how to prove who calls.
+        url: set for another host than the account's own.
+        concurrency: calls at a time that Ferry may have, of the account's limit, over all runs on this machine.
+        timezone: the zone in which SuiteQL reads and writes this user's times.
+    """
+
+    account: str
+    auth: CertificateAuth | TokenAuth
+    url: str = ""
+    concurrency: int = 4
+    timezone: str = "UTC"
+    patience: float = 1800
+    attempts: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 60
+
+    @property
+    def base(self) -> str:
+        """The host of the account's REST services."""
+        return self.url or f"https://{self.account.lower().replace('_', '-')}.suitetalk.api.netsuite.com"
+
+    def caller(self, state_dir: Path) -> Caller:
+        """A caller within the account's limit, which all runs share."""
+        name = re.sub(r"\W+", "-", self.account)
+        return Caller(
+            self.base,
+            auth=self._proof(state_dir),
+            slots=Slots(state_dir / f"netsuite-{name}-slots", self.concurrency),
+            # Longer than the 15 minutes after which NetSuite itself gives up.
+            patience=Patience(self.attempts, self.patience, self.first_wait, self.longest_wait, timeout=930),
+            headers={"prefer": "transient"},
+            throttled=_is_throttling,
+        )
+
+    def _proof(self, state_dir: Path) -> Auth:
+        if isinstance(self.auth, TokenAuth):
+            return kinds.OAuth1(
+                self.auth.consumer_key,
+                self.auth.consumer_secret.get_secret_value(),
+                self.auth.token,
+                self.auth.token_secret.get_secret_value(),
+                realm=self.account.upper().replace("-", "_"),
+            )
+        url = f"{self.base}{_TOKEN_PATH}"
+        return kinds.certificate(
+            url,
+            self.auth.client_id,
+            self.auth.certificate_id,
+            self.auth.private_key.get_secret_value(),
+            scope=["rest_webservices"],
+            algorithm=self.auth.algorithm,
+            store=kinds.store_for(state_dir, url, self.auth.client_id, self.auth.certificate_id),
+        )
+
+
+class SuiteColumn(_Strict):
+    """A column: its type, and the SuiteQL expression that it comes from (its own name by default)."""
+
+    type: str
+    sql: str = ""
+
+
+class SuiteQuery(_Strict):
+    """What is read.
+
+    Attributes:
+        table: of SuiteQL: `transaction`, `customer`, `transactionline`, …, joins included.
+        columns: the columns. SuiteQL hands all values over as text, so they are parsed as their type; dates and
+            times are asked for in ISO form.
+        id: the expression of a unique whole number that gives the total order.
+        modified: the expression of the time of the last change, if there is one.
+        where: a condition that always applies.
+        paging: `keyset` on the id, which has no cap; `offset` in the order of (modified, id), whose windows split
+            before 100,000 rows.
+    """
+
+    table: str
+    columns: dict[str, SuiteColumn | str]
+    id: str = "id"
+    modified: str = "lastmodifieddate"
+    where: str = ""
+    paging: Literal["keyset", "offset"] = "keyset"
+    unfit: Literal["fail", "carry"] = "fail"
+
+
+class NetSuiteSource:
+    """The rows of one SuiteQL query.
+
+    Args:
+        account: the connection.
+        query: what to read.
+        state_dir: where runs on this machine share the limit and the token.
+        work_dir: a directory that outlives the process.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        query: SuiteQuery,
+        *,
+        state_dir: Path,
+        work_dir: Path | None = None,
+        cap: int = CAP,
+        page_size: int = _PAGE,
+    ) -> None:
+        self.account, self.query, self._page_size = account, query, min(page_size, _PAGE)
+        self.cap = cap if query.paging == "offset" else None
+        self.catches_up = bool(query.modified)
+        self.caller = account.caller(state_dir)
+        self._zone = ZoneInfo(account.timezone)
+        self._fields = [_field(n, c) for n, c in query.columns.items()]
+        self._reading = Reading(
+            self,
+            key="ferry_id",
+            version="ferry_modified" if query.modified else None,
+            # Nulls are left out of the rows, so absence proves nothing; what was not asked for cannot come.
+            shape=Shape(self._fields, ("*",), omits_nulls=True, unfit=query.unfit),
+            plan=[account.base, query.model_dump(mode="json"), self._page_size],
+            work_dir=work_dir,
+        )
+
+    @property
+    def completeness(self) -> Completeness | None:
+        """Rows that SuiteQL counted against rows that arrived."""
+        return self._reading.completeness
+
+    def preflight(self) -> None:
+        """Ask for one row: account, credentials, role and every column are right, or `PermanentError` says not."""
+        self._ask(f"{self._select(Span())} ORDER BY {self.query.id}", limit=1, offset=0)
+
+    def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
+        """Pages of the window, which is on the time of the last change, or on any other expression by its key."""
+        self._window = window.key if window else self.query.modified
+        return self._reading.pages(window, checkpoint)
+
+    def spans(self, window: Window | None) -> list[Span]:
+        """The window; both edges closed where it may have to be split."""
+        low, high = (window.start, window.end) if window else (None, None)
+        if isinstance(low, int | str) or isinstance(high, int | str):
+            return [Span(low, high)]
+        low, high = (None if e is None else self._instant(e) for e in (low, high))
+        if self.cap and self.query.modified:
+            low = _FIRST_ACCOUNT if low is None else low
+            high = datetime.fromtimestamp(int(self.caller.now()) + 86_400, UTC) if high is None else high
+        return [Span(low, high)]
+
+    def count(self, span: Span) -> Count | None:
+        """What SuiteQL counts in the span."""
+        sql = f"SELECT COUNT(*) AS c FROM {self.query.table}{self._where(span)}"
+        items = self._ask(sql, limit=1, offset=0).json()["items"]
+        return Count(int(items[0]["c"]))
+
+    def page(self, span: Span, cursor: Any) -> ServerPage:
+        """The page after a key, or at an offset."""
+        order, after, offset = self.query.id, None, 0
+        if self.query.paging == "keyset":
+            after = None if cursor is None else int(cursor)
+        else:
+            order = ", ".join(e for e in (self.query.modified, self.query.id) if e)
+            offset = cursor or 0
+        sql = f"{self._select(span, after)} ORDER BY {order}"
+        answer = self._ask(sql, limit=self._page_size, offset=offset)
+        told = answer.json()
+        records = told["items"]
+        if self.query.paging == "keyset":
+            following = self._last_key(records, after, answer) if told["hasMore"] else None
+        else:
+            following = offset + self._page_size if told["hasMore"] else None
+            if told["hasMore"] and len(records) < self._page_size:
+                raise WindowIncomplete(
+                    f"a page has {len(records)} of {self._page_size} rows, and there are more",
+                    where=answer.request,
+                )
+        return ServerPage(records, following, f"{answer.request}: {sql[:200]}", len(answer.body))
+
+    def belongs(self, span: Span, record: dict[str, Any]) -> bool:  # noqa: ARG002
+        """The condition is half-open as asked."""
+        return True
+
+    def _last_key(self, records: list[dict[str, Any]], after: int | None, answer: Answer) -> int:
+        try:
+            keys = [int(r["ferry_id"]) for r in records]
+        except (KeyError, ValueError, TypeError):
+            raise PermanentError(
+                f"{self.query.id} is not a whole number in each row",
+                where=answer.request,
+                next="Declare as id a unique whole number",
+            ) from None
+        steps = zip(
+            [after, *keys] if after is not None else keys,
+            keys if after is not None else keys[1:],
+            strict=False,
+        )
+        if not keys or any(a >= b for a, b in steps):
+            raise WindowIncomplete(
+                f"the rows do not come in the order of {self.query.id}, or are empty with more to come",
+                where=answer.request,
+                next="The window is read again; if it stays, declare a unique id",
+            )
+        return keys[-1]
+
+    def _select(self, span: Span, after: int | None = None) -> str:
+        columns = [f"{self.query.id} AS ferry_id"]
+        if self.query.modified:
+            columns.append(f"{_iso(self.query.modified, 'datetime')} AS ferry_modified")
+        columns += [f"{_iso(f.path, f.type)} AS {f.name}" for f in map(self._sql, self._fields)]
+        return f"SELECT {', '.join(columns)} FROM {self.query.table}{self._where(span, after)}"
+
+    def _sql(self, field: Field) -> Field:
+        declared = self.query.columns[field.name]
+        sql = declared.sql if isinstance(declared, SuiteColumn) and declared.sql else field.name
+        return Field(field.name, field.type, sql)
+
+    def _where(self, span: Span, after: int | None = None) -> str:
+        parts = [f"({self.query.where})"] if self.query.where else []
+        key = getattr(self, "_window", self.query.modified)
+        for sign, edge in ((">=", span.start), ("<", span.end)):
+            if edge is not None and key:
+                parts.append(f"{key} {sign} {self._literal(edge)}")
+        if span.since is not None and self.query.modified:
+            since = datetime.fromtimestamp(span.since - _OVERLAP, UTC)
+            parts.append(f"{self.query.modified} >= {self._literal(since)}")
+        if after is not None:
+            parts.append(f"{self.query.id} > {after}")
+        return f" WHERE {' AND '.join(parts)}" if parts else ""
+
+    def _literal(self, edge: Any) -> str:
+        # SuiteQL over REST takes no parameters: whole numbers and times are written by us, text is quoted.
+        if isinstance(edge, int):
+            return str(edge)
+        if isinstance(edge, str):
+            return "'" + edge.replace("'", "''") + "'"
+        text = self._instant(edge).astimezone(self._zone).strftime("%Y-%m-%d %H:%M:%S")
+        return f"TO_TIMESTAMP('{text}', 'YYYY-MM-DD HH24:MI:SS')"
+
+    def _instant(self, edge: Any) -> datetime:
+        if isinstance(edge, datetime) and edge.tzinfo:
+            return edge.astimezone(UTC)
+        # An edge without zone is a wall time of the account.
+        return as_instant(edge).replace(tzinfo=self._zone).astimezone(UTC)
+
+    def _ask(self, sql: str, *, limit: int, offset: int) -> Answer:
+        def judge(answer: Answer) -> Answer:
+            told = answer.json()
+            if not isinstance(told, dict) or not isinstance(told.get("items"), list) or "hasMore" not in told:
+                raise PermanentError("this is no answer of SuiteQL", where=answer.request, why=answer.excerpt)
+            return answer
+
+        # The limit stands in the URL, as OAuth 1.0a signs it.
+        return self.caller.call(
+            "POST", f"{_PATH}?limit={limit}&offset={offset}", json={"q": sql}, judge=judge
+        )
+
+
+def source(given: dict[str, Any], *, state_dir: Path, work_dir: Path | None = None) -> NetSuiteSource:
+    """From a declaration with `account` and `query`; raises `DeclarationError` with each fault and its place."""
+    options = {k: given[k] for k in ("cap", "page_size") if k in given}
+    try:
+        account, query = Account.model_validate(given["account"]), SuiteQuery.model_validate(given["query"])
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise DeclarationError(
+            "the NetSuite declaration is not right", why=faults, next="See docs/sources.md"
+        ) from None
+    return NetSuiteSource(account, query, state_dir=state_dir, work_dir=work_dir, **options)
+
+
+def _field(name: str, declared: SuiteColumn | str) -> Field:
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{name!r} is no name for a column", where="columns", next="Use letters, digits and _"
+        )
+    kind = declared if isinstance(declared, str) else declared.type
+    # SuiteQL gives its names back in lower case.
+    return Field(name, kind, name.lower(), parse=kind != "text")
+
+
+def _iso(sql: str, kind: str) -> str:
+    if kind == "date":
+        return f"TO_CHAR({sql}, 'YYYY-MM-DD')"
+    if kind == "datetime":
+        return f"TO_CHAR({sql}, 'YYYY-MM-DD HH24:MI:SS')"
+    return sql
+
+
+def _is_throttling(answer: Answer) -> bool:
+    words = ("SSS_REQUEST_LIMIT_EXCEEDED", "CONCURRENCY_LIMIT_EXCEEDED", "EXCEEDED_REQUEST_LIMIT")
+    return any(word in answer.excerpt for word in words)
