@@ -23,5 +23,5 @@ status: ## Services with their health, and the containers of runs
 airgap-images: ## Make the base image from Debian's packages, for networks without an image registry
 	@deploy/airgap/images.sh
 
-test-stack: ## Build and start a stack of its own, test it through GraphQL and a browser, remove it
+test-stack: $(VENV)/.installed ## Build and start a stack of its own, test it through GraphQL and a browser, remove it
 	@deploy/test-stack.sh
