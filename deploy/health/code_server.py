@@ -26,7 +26,9 @@ def main(port: int = 4000) -> int:
         return 0
     while document.get("cause"):
         document = document["cause"]
-    print(f"the code location does not load: {document['message'].strip()}\n{''.join(document['stack'][-2:])}")
+    print(
+        f"the code location does not load: {document['message'].strip()}\n{''.join(document['stack'][-2:])}"
+    )
     return 1
 
 

@@ -37,7 +37,7 @@ def mistakes(config: dict[str, Any], environment: dict[str, str], volumes: tuple
     names = sorted(set(named_variables(config)))
     for name in names:
         if not environment.get(name):
-            yield f"{name} is empty in this service, but deploy/dagster.yaml needs it. Set it in .env (see .env.example)."
+            yield f"{name} is empty, but deploy/dagster.yaml needs it here. Set it in .env (see .env.example)."
     launcher = config["run_launcher"]["config"]
     for name in names:
         if name not in launcher["env_vars"] and not name.startswith(launcher["env_prefix"]):
@@ -50,15 +50,16 @@ def mistakes(config: dict[str, Any], environment: dict[str, str], volumes: tuple
         if volume.exists() and not os.access(volume, os.W_OK | os.X_OK):
             owner = volume.stat()
             yield (
-                f"{volume} belongs to user {owner.st_uid}, so user {os.getuid()} cannot write there. The volume was made by "
-                f"another image. Give it away: docker run --rm -u 0 -v VOLUME:/v debian:trixie-slim chown -R {os.getuid()} /v"
+                f"{volume} belongs to user {owner.st_uid}, so user {os.getuid()} cannot write there. Another image made the "
+                "volume. Give it away: "
+                f"docker run --rm -u 0 -v VOLUME:/v debian:trixie-slim chown -R {os.getuid()} /v"
             )
 
 
 def size_mistakes(environment: dict[str, str]) -> Iterator[str]:
     """Mistakes in the memory limits, where the launcher that reads them is installed (not in user code)."""
     try:
-        from ferry_launcher.memory import NotASize, parse_size
+        from ferry_launcher.memory import SizeError, parse_size
     except ModuleNotFoundError:
         return
     sizes = {}
@@ -66,7 +67,7 @@ def size_mistakes(environment: dict[str, str]) -> Iterator[str]:
         if environment.get(name):
             try:
                 sizes[name] = parse_size(environment[name], name)
-            except NotASize as mistake:
+            except SizeError as mistake:
                 yield str(mistake)
     if len(sizes) == 2 and sizes["FERRY_RUN_MEMORY"] > sizes["FERRY_RUN_MEMORY_MAX"]:
         yield "FERRY_RUN_MEMORY is larger than FERRY_RUN_MEMORY_MAX. Raise the second or lower the first."

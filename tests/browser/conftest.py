@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stack"))
 
-from stack_fixture import stack  # noqa: E402 - found by the line above
+from stack_fixture import stack
 
 __all__ = ["stack"]

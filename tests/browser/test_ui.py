@@ -20,8 +20,13 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+GROUPS = ("people", "catalogue", "sales")
 # The graph with the shop's groups opened, as the UI itself puts it into the address.
-GRAPH = "asset-groups?expanded=" + "%2C".join(f"global%40global%3A{group}" for group in ("people", "catalogue", "sales"))
+GRAPH = "asset-groups?expanded=" + "%2C".join(f"global%40global%3A{group}" for group in GROUPS)
+
+expect.set_options(timeout=90_000)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""

@@ -59,7 +59,11 @@ class Stack:
         self.tag = tag
         self._files = Path(folder)
         self.env_file = self._files / "env"
-        kept = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines()) if self.env_file.exists() else {}
+        kept = (
+            dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())
+            if self.env_file.exists()
+            else {}
+        )
         port = kept.get("FERRY_PORT") or str(free_port())
         self.url = f"http://127.0.0.1:{port}"
         settings = {
@@ -69,7 +73,12 @@ class Stack:
             "DAGSTER_POSTGRES_PASSWORD": kept.get("DAGSTER_POSTGRES_PASSWORD") or secrets.token_hex(16),
             "FERRY_RUN_MEMORY_MAX": "2Gi",
         }
-        for name in ("FERRY_BUILD_NETWORK", "FERRY_BUILD_CA", "FERRY_BUILD_APT_SOURCES", "FERRY_BUILD_UV_CONFIG"):
+        for name in (
+            "FERRY_BUILD_NETWORK",
+            "FERRY_BUILD_CA",
+            "FERRY_BUILD_APT_SOURCES",
+            "FERRY_BUILD_UV_CONFIG",
+        ):
             if os.environ.get(name):
                 settings[name] = os.environ[name]
         self._files.mkdir(mode=0o700, exist_ok=True)
@@ -111,7 +120,9 @@ class Stack:
 
     def run_containers(self) -> list[str]:
         """Ids of the containers of runs, ended ones included."""
-        return command("docker", "ps", "-aq", "--no-trunc", "--filter", f"label=ferry/project={self.project}").split()
+        return command(
+            "docker", "ps", "-aq", "--no-trunc", "--filter", f"label=ferry/project={self.project}"
+        ).split()
 
     def container_of_run(self, run_id: str) -> dict[str, Any]:
         """What `docker inspect` says of a run's container."""
@@ -123,8 +134,9 @@ class Stack:
         """What `docker inspect` says of a service's container."""
         return json.loads(command("docker", "inspect", f"{self.project}-{name}-1"))[0]
 
-    def psql(self, service: str, database: str, query: str, user: str = "postgres", password: str = "demo") -> list[str]:  # noqa: S107 - the demo's
-        """Lines of the answer of a query, columns separated by `|`."""
+    def psql(self, service: str, database: str, query: str) -> list[str]:
+        """Lines of the answer of a query to `postgres` or `demo-db`, columns separated by `|`."""
+        user, password = ("ferry", self.password) if service == "postgres" else ("postgres", "demo")
         said = command(
             *("docker", "exec", "-e", f"PGPASSWORD={password}", f"{self.project}-{service}-1"),
             *("psql", "-h", "127.0.0.1", "-U", user, "-d", database, "-XAtc", query),
@@ -169,7 +181,9 @@ class Stack:
                     "assetSelection": paths,
                 },
                 "runConfigData": dict(config or {}),
-                "executionMetadata": {"tags": [{"key": key, "value": text} for key, text in (tags or {}).items()]},
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": text} for key, text in (tags or {}).items()]
+                },
             },
         )["launchRun"]
         assert said["__typename"] == "LaunchRunSuccess", said
@@ -219,7 +233,10 @@ class Stack:
 
     def stop_sensor(self, name: str) -> None:
         """Switch a sensor of the shop off."""
-        self.graphql("mutation($id: String!) { stopSensor(id: $id) { __typename } }", id=self._instigator("sensor", name))
+        self.graphql(
+            "mutation($id: String!) { stopSensor(id: $id) { __typename } }",
+            id=self._instigator("sensor", name),
+        )
 
     def start_schedule(self, name: str, since: float) -> None:
         """Switch a schedule of the shop on, and let Dagster's storage say that it was since `since` (seconds)."""
@@ -233,14 +250,15 @@ class Stack:
             "UPDATE instigators SET instigator_body = jsonb_set(instigator_body::jsonb,"
             f" '{{job_specific_data,start_timestamp}}', '{since}')::text"
             f" WHERE instigator_body LIKE '%\"{name}\"%' RETURNING 1",
-            user="ferry",
-            password=self.password,
         )
         assert changed[:1] == ["1"], changed
 
     def stop_schedule(self, name: str) -> None:
         """Switch a schedule of the shop off."""
-        self.graphql("mutation($id: String!) { stopRunningSchedule(id: $id) { __typename } }", id=self._instigator("schedule", name))
+        self.graphql(
+            "mutation($id: String!) { stopRunningSchedule(id: $id) { __typename } }",
+            id=self._instigator("schedule", name),
+        )
 
     def _instigator(self, kind: str, name: str) -> str:
         said = self.graphql(
@@ -286,7 +304,8 @@ class Stack:
                  ... on MessageEvent { message }
                  ... on EngineEvent { error { message causes: errorChain { error { message } } } }
                  ... on RunFailureEvent { error { message causes: errorChain { error { message } } } }
-                 ... on ExecutionStepFailureEvent { error { message causes: errorChain { error { message } } } } } } } }""",
+                 ... on ExecutionStepFailureEvent { error { message causes: errorChain { error { message } } } }
+               } } } }""",
             id=run_id,
         )["logsForRun"]["events"]
         found = []
@@ -299,5 +318,7 @@ class Stack:
     def retry_of(self, run_id: str, seconds: float = 60) -> str:
         """The id of the run that Dagster started as an automatic retry of this one."""
         return wait_for(
-            f"run {run_id} is retried", lambda: self.run(run_id)["tags"].get("dagster/auto_retry_run_id"), seconds
+            f"run {run_id} is retried",
+            lambda: self.run(run_id)["tags"].get("dagster/auto_retry_run_id"),
+            seconds,
         )

@@ -5,6 +5,7 @@ import os
 import tempfile
 
 import pytest
+
 from stack import ROOT, Stack, command
 
 KEEP = bool(os.environ.get("FERRY_STACK_KEEP"))

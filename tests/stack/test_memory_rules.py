@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "launcher"))
 
-from ferry_launcher.memory import NotASize, format_size, limit_of_run, parse_size  # noqa: E402 - found by the line above
+from ferry_launcher.memory import SizeError, format_size, limit_of_run, parse_size
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -29,16 +29,18 @@ def test_sizes_of_docker_and_kubernetes_are_read(text: str, size: int) -> None:
     assert parse_size(text, "here") == size
 
 
-@pytest.mark.parametrize("text", ["", "lots", "1G", "1GB", "-1g", "1,5Gi", "1gi", "0x10", "1e9", "Gi", "1 000 000 000"])
+@pytest.mark.parametrize(
+    "text", ["", "lots", "1G", "1GB", "-1g", "1,5Gi", "1gi", "0x10", "1e9", "Gi", "1 000 000 000"]
+)
 def test_what_is_no_size_is_refused_with_the_place_and_an_example(text: str) -> None:
     """`1G` is among them: Docker and Kubernetes disagree on it."""
-    with pytest.raises(NotASize, match=r"^FERRY_RUN_MEMORY: .*512Mi, 1\.5Gi or 2g"):
+    with pytest.raises(SizeError, match=r"^FERRY_RUN_MEMORY: .*512Mi, 1\.5Gi or 2g"):
         parse_size(text, "FERRY_RUN_MEMORY")
 
 
 def test_a_size_too_small_to_start_python_is_refused() -> None:
     """A forgotten unit (`512`) would otherwise kill every run at its start."""
-    with pytest.raises(NotASize, match="at least 128 MiB"):
+    with pytest.raises(SizeError, match="at least 128 MiB"):
         parse_size("512", "run tag ferry/memory")
 
 
@@ -73,5 +75,5 @@ def test_the_limit_of_a_run(tags: dict[str, str], steps: list[str], size: int, w
 
 def test_a_wrong_run_tag_says_where_it_stands() -> None:
     """Whoever launched the run reads this in its event log."""
-    with pytest.raises(NotASize, match="run tag ferry/memory"):
+    with pytest.raises(SizeError, match="run tag ferry/memory"):
         limit_of_run({"ferry/memory": "much"}, [], default=GIB, maximum=4 * GIB)

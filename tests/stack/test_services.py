@@ -5,6 +5,7 @@ import subprocess
 import urllib.request
 
 import pytest
+
 from stack import Stack, command, wait_for
 
 SERVICES = ["postgres", "user-code", "webserver", "daemon", "docker-proxy", "demo-db"]
@@ -57,7 +58,7 @@ def test_the_ui_opens_without_a_sign_up_dialogue(stack: Stack) -> None:
     """Telemetry and the dialogue of the first use are off."""
     said = stack.graphql("{ shouldShowNux instance { info } }")
     assert said["shouldShowNux"] is False
-    with urllib.request.urlopen(f"{stack.url}/server_info", timeout=10) as answer:
+    with urllib.request.urlopen(f"{stack.url}/server_info", timeout=10) as answer:  # noqa: S310 - the stack
         assert answer.status == 200
 
 
@@ -66,7 +67,10 @@ def test_both_code_locations_are_loaded(stack: Stack) -> None:
     said = stack.graphql(
         "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"
     )
-    entries = {each["name"]: each["locationOrLoadError"]["__typename"] for each in said["workspaceOrError"]["locationEntries"]}
+    entries = {
+        each["name"]: each["locationOrLoadError"]["__typename"]
+        for each in said["workspaceOrError"]["locationEntries"]
+    }
     assert entries == {"ferry": "RepositoryLocation", "faults": "RepositoryLocation"}
 
 
@@ -75,19 +79,25 @@ def test_a_code_server_that_cannot_import_is_unhealthy_and_says_why(stack: Stack
     name = f"{stack.project}-broken"
     stack.compose(
         *("run", "--detach", "--no-deps", "--name", name, "faults"),
-        *("dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "4000", "-m", "broken"),
+        *("dagster", "code-server", "start", "-p", "4000", "-m", "broken"),
     )
     try:
         probe = ("docker", "exec", name, "python", "/opt/ferry/health/code_server.py")
         said = wait_for(
-            "the health check names the error", lambda: _text_with(command(*probe, check=False), "customers.csv"), 60
+            "the health check names the error",
+            lambda: _text_with(command(*probe, check=False), "customers.csv"),
+            60,
         )
         assert "the code location does not load" in said
         assert "the mapping file customers.csv is missing" in said
-        assert command("docker", "exec", name, "dagster", "api", "grpc-health-check", "-p", "4000") is not None
+        assert (
+            command("docker", "exec", name, "dagster", "api", "grpc-health-check", "-p", "4000") is not None
+        )
         wait_for(
             "Docker calls it unhealthy",
-            lambda: command("docker", "inspect", "-f", "{{.State.Health.Status}}", name).strip() == "unhealthy",
+            lambda: (
+                command("docker", "inspect", "-f", "{{.State.Health.Status}}", name).strip() == "unhealthy"
+            ),
             120,
         )
     finally:
@@ -107,8 +117,10 @@ def test_a_daemon_that_stands_still_is_found_out(stack: Stack) -> None:
     check = stack.service("daemon")["Config"]["Healthcheck"]["Test"][1:]
     impatient = [word.replace("TOLERANCE=120", "TOLERANCE=15") for word in check]
     assert impatient != check
-    daemon = "import os, signal; [os.kill(int(p), signal.{}) for p in os.listdir('/proc') if p.isdigit() and p != '1'" \
+    daemon = (
+        "import os, signal; [os.kill(int(p), signal.{}) for p in os.listdir('/proc') if p.isdigit() and p != '1'"
         " and b'dagster-daemon\\0run' in open(f'/proc/{{p}}/cmdline', 'rb').read()]"
+    )
     command("docker", "exec", name, *impatient)
     command("docker", "exec", name, "python", "-c", daemon.format("SIGSTOP"))
     try:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import docker
 import docker.errors
@@ -13,7 +13,6 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_docker import DockerRunLauncher
 from dagster_docker.container_context import DockerContainerContext
-from typing_extensions import Self
 
 from ferry_launcher.memory import (
     MEMORY_TAG,
@@ -28,7 +27,7 @@ PROJECT_LABEL = "ferry/project"
 """On every run container: the Compose project that it belongs to, so that `make down` finds it."""
 
 
-class CannotLaunch(Exception):
+class LaunchError(Exception):
     """A run's container could not be made or started; the message says what to do."""
 
 
@@ -93,7 +92,9 @@ class FerryRunLauncher(DockerRunLauncher):
             plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
             chosen = set(plan.step_keys_to_execute)
             declared = [
-                step.tags[MEMORY_TAG] for step in plan.steps if step.key in chosen and MEMORY_TAG in (step.tags or {})
+                step.tags[MEMORY_TAG]
+                for step in plan.steps
+                if step.key in chosen and MEMORY_TAG in (step.tags or {})
             ]
         return limit_of_run(dict(run.tags), declared, self._default, self._maximum)
 
@@ -105,7 +106,7 @@ class FerryRunLauncher(DockerRunLauncher):
         try:
             super()._launch_container_with_command(run, docker_image, command)
         except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            raise CannotLaunch(_advice(error, docker_image)) from error
+            raise LaunchError(_advice(error, docker_image)) from error
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """As in the base class, but a container killed for memory says so, and its one retry is prepared.
@@ -148,7 +149,9 @@ def _ending(status: str, state: Mapping[str, Any]) -> str:
     """One line for a container that ended while its run was in progress, and not for memory."""
     code = state.get("ExitCode")
     if code == 137:
-        return "the run's container was killed from outside (SIGKILL), not for memory. It is retried as a crash."
+        return (
+            "the run's container was killed from outside (SIGKILL), not for memory. It is retried as a crash."
+        )
     reason = f" Docker says: {state['Error']}." if state.get("Error") else ""
     return f"the run's container is {status} with exit code {code} while the run is in progress.{reason}"
 
@@ -169,4 +172,6 @@ def _advice(error: BaseException, image: str) -> str:
     if isinstance(error, docker.errors.APIError):
         return f"Docker could not start the run's container: {error.explanation or error}"
     host = os.environ.get("DOCKER_HOST", "the local socket")
-    return f"no answer from Docker at {host}. Look at `docker compose ps docker-proxy` and its logs. ({error})"
+    return (
+        f"no answer from Docker at {host}. Look at `docker compose ps docker-proxy` and its logs. ({error})"
+    )

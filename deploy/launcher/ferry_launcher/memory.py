@@ -17,26 +17,28 @@ _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])|([KMGT])i)?")
 
 
-class NotASize(ValueError):
+class SizeError(ValueError):
     """A text that should be an amount of memory and is not."""
 
     def __init__(self, text: str, where: str, why: str = "it is not a size") -> None:
-        super().__init__(f"{where}: {text!r} is refused, because {why}. Write a size such as 512Mi, 1.5Gi or 2g.")
+        super().__init__(
+            f"{where}: {text!r} is refused, because {why}. Write a size such as 512Mi, 1.5Gi or 2g."
+        )
 
 
 def parse_size(text: str, where: str) -> int:
     """Bytes of `text`: `512Mi` or `1.5Gi` as Kubernetes writes it, `512m` or `2g` as Docker does, or plain bytes.
 
     All units are powers of 1024. `1G` is refused: it is 2**30 to Docker and 10**9 to Kubernetes.
-    `where` is named in the error (`NotASize`).
+    `where` is named in the error (`SizeError`).
     """
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise NotASize(text, where)
+        raise SizeError(text, where)
     number, docker_unit, binary_unit = found.groups()
     size = int(float(number) * _UNITS[docker_unit or (binary_unit or "").lower()])
     if size < SMALLEST:
-        raise NotASize(text, where, f"a run needs at least {format_size(SMALLEST)} to start")
+        raise SizeError(text, where, f"a run needs at least {format_size(SMALLEST)} to start")
     return size
 
 
@@ -57,9 +59,7 @@ class Limit:
     at_ceiling: bool
 
 
-def limit_of_run(
-    run_tags: dict[str, str], step_sizes: Iterable[str], default: int, maximum: int
-) -> Limit:
+def limit_of_run(run_tags: dict[str, str], step_sizes: Iterable[str], default: int, maximum: int) -> Limit:
     """What a run gets: its own tag, else the largest that its steps declare, else the default; never above the maximum.
 
     A run that repeats one killed for memory gets twice what that one had, if this is more.
@@ -69,8 +69,13 @@ def limit_of_run(
     if MEMORY_TAG in run_tags:
         size, why = parse_size(run_tags[MEMORY_TAG], f"run tag {MEMORY_TAG}"), f"the run's tag {MEMORY_TAG}"
     elif declared:
-        sizes = [parse_size(text, f"op tag {MEMORY_TAG} (resources.memory of an entity)") for text in declared]
-        size, why = max(sizes), "the largest that its entities declare" if len(sizes) > 1 else "what its entity declares"
+        sizes = [
+            parse_size(text, f"op tag {MEMORY_TAG} (resources.memory of an entity)") for text in declared
+        ]
+        size, why = (
+            max(sizes),
+            "the largest that its entities declare" if len(sizes) > 1 else "what its entity declares",
+        )
     else:
         size, why = default, "the default, FERRY_RUN_MEMORY"
 

@@ -35,13 +35,17 @@ def modest() -> None:
 def plain(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """Say what this run can see of Docker and of its settings."""
     print("plain was here", flush=True)
-    sockets = [str(path) for path in (Path("/var/run/docker.sock"), Path("/run/docker.sock")) if path.exists()]
+    sockets = [
+        str(path) for path in (Path("/var/run/docker.sock"), Path("/run/docker.sock")) if path.exists()
+    ]
     return dg.MaterializeResult(
         metadata={
             "docker_sockets": ", ".join(sockets) or "none",
             "docker_host": os.environ.get("DOCKER_HOST", "none"),
             "user": os.getuid(),
-            "connections": ", ".join(sorted(name for name in os.environ if name.startswith("FERRY_CONNECTIONS__"))),
+            "connections": ", ".join(
+                sorted(name for name in os.environ if name.startswith("FERRY_CONNECTIONS__"))
+            ),
         }
     )
 
