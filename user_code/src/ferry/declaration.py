@@ -9,11 +9,12 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -92,11 +93,16 @@ class TargetKey(_Strict):
 
 
 class Target(_Strict):
-    """Where rows go: a table of a connection, `schema.table` or `table`."""
+    """Where rows go: a table of a connection, `schema.table` or `table`.
+
+    `constraints: at_end` sets foreign keys and secondary indexes aside during a load and puts them back, checked,
+    when the migration is settled: for a target that nobody else writes to in between.
+    """
 
     connection: str
     table: str
     key: TargetKey
+    constraints: Literal["live", "at_end"] = "live"
 
 
 class Reference(_Strict):
@@ -326,20 +332,43 @@ def _load_contract(declaration: EntityDeclaration, path: Path) -> type[Contract]
 
 def _explain(error: ValidationError, path: Path) -> DeclarationError:
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place, model = _place(first["loc"])
+    where = f"{path}: {place}" if place else str(path)
     if first["type"] == "extra_forbidden":
-        model: Any = EntityDeclaration
-        for part in first["loc"][:-1]:
-            if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel):
-                annotation = model.model_fields[part].annotation
-                choices = [annotation, *getattr(annotation, "__args__", ())]
-                model = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        name = str(first["loc"][-1])
         keys = [f.alias or n for n, f in model.model_fields.items()] if model else []
         return DeclarationError(
-            f"there is no key {first['loc'][-1]!r}",
-            where=f"{path}: {place}",
-            next=nearest(str(first["loc"][-1]), keys, "The keys are"),
+            f"there is no key {name!r}", where=where, next=nearest(name, keys, "The keys are")
         )
     found = first.get("input")
     what = first["msg"] if first["type"] == "missing" else f"{first['msg']}, found {found!r}"
-    return DeclarationError(what, where=f"{path}: {place}", next="docs/entities.md lists every key")
+    choices = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+    close = difflib.get_close_matches(found, choices, n=1, cutoff=0.5) if isinstance(found, str) else []
+    hint = f"Did you mean {close[0]!r}?" if close else ""
+    return DeclarationError(
+        what, where=where, next=" ".join(filter(None, [hint, "docs/entities.md lists every key"]))
+    )
+
+
+def _place(steps: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+    """A place in the file, such as `references[0].to`, and the model whose key the last step is."""
+    text, model, around = "", EntityDeclaration, None
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif step not in _BRANCHES and "[" not in step:
+            fields = {f.alias or name: f for name, f in model.model_fields.items()} if model else {}
+            text, around = f"{text}.{step}" if text else step, model
+            model = _model_in(fields[step].annotation) if step in fields else None
+    return text, around
+
+
+# What Pydantic adds to a place to say which member of a union it tried; no key has such a name.
+_BRANCHES = ("int", "float", "str", "bool", "date", "datetime")
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model inside an annotation such as `tuple[Reference, ...]` or `Match | None`, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 
 from ferry.plan import NULL_THEN_UPDATE, EdgePlan, EntityPlan
+from ferry.sources.postgres import ArrowConnection
 from ferry.targets.types import wire_type
 
 
@@ -133,9 +133,10 @@ def stream(url: str, plan: EntityPlan) -> Iterator[pa.RecordBatch]:
         for side, names in (("old", table.old), ("new", table.new))
         for name, shown in zip(names, named(side, names), strict=True)
     )
-    with adbc.connect(url) as reader, reader.cursor() as cursor:
-        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(8 * 2**20)})
-        cursor.execute(
-            f"select {columns} from ferry.\"id_map_{plan.name}\" where status <> 'tombstone' order by 1"  # noqa: S608
+    arrow = ArrowConnection(url)
+    try:
+        yield from arrow.stream(
+            f'select {columns} from ferry."id_map_{plan.name}" where status <> \'tombstone\' order by 1'  # noqa: S608
         )
-        yield from cursor.fetch_record_batch()
+    finally:
+        arrow.close()

@@ -1,9 +1,12 @@
 """IO managers: how assets of the user's own get what Ferry loaded."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 
 from ferry import id_map
@@ -12,11 +15,14 @@ from ferry.components.resources import FerryResource
 from ferry.pipeline import LOADED
 from ferry.plan import plan_migration
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 class IdMap:
     """A published id map that is read when it is asked for: whole, or in batches that fit in memory."""
 
-    def __init__(self, batches: "Iterator[pa.RecordBatch]") -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
         """Args: the batches, `(old_id, new_id)`."""
         self._batches = batches
 
@@ -44,8 +50,6 @@ class IdMapIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> object:
         """The map of the upstream asset."""
-        from pathlib import Path
-
         migration = migration_in(Path(self.folder))
         name = next(n for n, e in migration.entities.items() if asset_keys(e)[LOADED] == context.asset_key)
         settings = self.ferry.settings()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ferry import ledger
+from ferry import constraints, ledger
 from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.ledger import Outcomes
 from ferry.load import Loader
@@ -395,6 +395,8 @@ class _Later:
 def _load_all(loader: Loader, settings: Settings, channel: "queue.Queue[Any]") -> Iterator[Event]:
     """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
     plan = loader.plan
+    if plan.declaration.target.constraints == "at_end":
+        constraints.set_aside(loader.connection, plan)
     done: dict[str, Manifest] = {}
     broken: set[str] = set()
     outcomes, skipped, before, began = Outcomes(), 0, {}, time.monotonic()

@@ -9,7 +9,8 @@ from typing import Any
 
 from psycopg import sql
 
-from ferry import ledger
+from ferry import constraints, ledger
+from ferry.catalogue import connect
 from ferry.errors import PermanentError
 from ferry.load import Loader
 from ferry.partition import scheme_of
@@ -34,7 +35,11 @@ def settle(
     plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()
 ) -> list[Settled]:
     """Settle the entities in plan order, so that a parent's end is known before its children are judged."""
-    return [settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only]
+    settled = [settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only]
+    for target in sorted({plan.declaration.target.connection for plan in plans.entities.values()}):
+        with connect(settings.url(target), target, autocommit=True) as connection:
+            constraints.put_back(connection)
+    return settled
 
 
 def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:

@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 
-import adbc_driver_postgresql.dbapi as adbc
+import adbc_driver_manager as adbc
+import adbc_driver_postgresql
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +53,41 @@ def arrow_field(column: Column) -> pa.Field:
     return pa.field(column.name, arrow, metadata={"pg_type": column.type})
 
 
+class ArrowConnection:
+    """A connection that answers in record batches: the driver without its DB-API, which would import pandas."""
+
+    def __init__(self, url: str) -> None:
+        """Open it, in a transaction."""
+        self._database = adbc_driver_postgresql.connect(url)
+        self._connection = adbc.AdbcConnection(self._database)
+        self._connection.set_autocommit(False)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement that has no result."""
+        with adbc.AdbcStatement(self._connection) as prepared:
+            prepared.set_sql_query(statement)
+            prepared.execute_update()
+
+    def stream(self, query: str) -> Iterator[pa.RecordBatch]:
+        """The result, batch after batch; the first one is empty and carries the schema."""
+        with adbc.AdbcStatement(self._connection) as prepared:
+            prepared.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+            prepared.set_sql_query(query)
+            handle, _ = prepared.execute_query()
+            with pa.RecordBatchReader._import_from_c(handle.address) as reader:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+                yield from reader
+
+    def rollback(self) -> None:
+        """End the transaction and begin the next."""
+        self._connection.rollback()
+
+    def close(self) -> None:
+        """Close connection and driver."""
+        self._connection.close()
+        self._database.close()
+
+
 class PostgresReader:
     """Two connections to a source, held over a batch of partitions: one that reads Arrow, one that asks questions.
 
@@ -62,7 +98,7 @@ class PostgresReader:
         """Open both connections."""
         self.control = connect(url, connection)
         try:
-            self.arrow = adbc.connect(url)
+            self.arrow = ArrowConnection(url)
         except adbc.Error as error:
             self.control.close()
             raise TransientError(
@@ -188,19 +224,16 @@ class PostgresExtraction:
         """The result of a query in this snapshot; the first batch is empty and carries the schema."""
         text = query.as_string(self._control)
         try:
-            self._reader.arrow.rollback()
-            with self._reader.arrow.cursor() as cursor:
-                cursor.execute("set transaction isolation level repeatable read, read only")
-                cursor.execute(f"set transaction snapshot '{self._snapshot}'")
-                cursor.execute("set local synchronize_seqscans = off")
-                cursor.execute("set local max_parallel_workers_per_gather = 0")
-                cursor.adbc_statement.set_options(
-                    **{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
-                )
-                cursor.execute(text)
-                stream = cursor.fetch_record_batch()
-                yield pa.RecordBatch.from_pylist([], schema=stream.schema)
-                yield from stream
+            arrow = self._reader.arrow
+            arrow.rollback()
+            for statement in (
+                "set transaction isolation level repeatable read, read only",
+                f"set transaction snapshot '{self._snapshot}'",
+                "set local synchronize_seqscans = off",
+                "set local max_parallel_workers_per_gather = 0",
+            ):
+                arrow.execute(statement)
+            yield from arrow.stream(text)
         except adbc.OperationalError as error:
             raise TransientError(
                 "the source broke off while it was read",

@@ -47,7 +47,7 @@ class Generator:
         if self._process is None:
             self._home.mkdir(parents=True, exist_ok=True)
             self._directory = Path(tempfile.mkdtemp(prefix="rows-", dir=self._home))
-            self._process = subprocess.Popen(  # noqa: S603 - the wheel's own program
+            self._process = subprocess.Popen(
                 [
                     _program(),
                     "csv",

@@ -63,11 +63,12 @@ class EmbeddedServer:
     """One PostgreSQL server whose files live in `home` (or where `server.json` in it says).
 
     The server outlives the process that started it. Only its owner and root can reach the socket, and every
-    connection needs a password that was drawn at random for this home.
+    connection needs a password that was drawn at random for this home. `settings` go over those of the demo.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
         self.home = home.resolve()
+        self._settings = settings or {}
         self._file = self.home / "server.json"
 
     def start(self) -> "EmbeddedServer":
@@ -193,7 +194,7 @@ class EmbeddedServer:
         account.own(place)
         account.own(sockets)
         with (data / "postgresql.auto.conf").open("w") as conf:
-            for name, value in {**SETTINGS, "unix_socket_directories": str(sockets)}.items():
+            for name, value in {**SETTINGS, **self._settings, "unix_socket_directories": str(sockets)}.items():
                 conf.write(f"{name} = '{value}'\n")
         account.own(data)
         # A server that was killed leaves locks behind, and PostgreSQL honours them as long as any process has
