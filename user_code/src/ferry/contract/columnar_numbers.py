@@ -91,7 +91,9 @@ def _digit_limits(node: Node, scale: int) -> tuple[int, int | None]:
     if digits is None:
         return kept, None
     whole = digits - (places if places is not None else scale)
-    return kept, 10 ** (whole + scale) if whole >= 0 and whole + scale >= 0 else 0
+    if whole < 0 or (whole, scale) == (0, 0):  # Pydantic counts the zero of 0, but not that of 0.0
+        return kept, 0
+    return kept, 10 ** (whole + scale)
 
 
 def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
@@ -111,7 +113,6 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
         if scaled != scaled.to_integral_value() or Decimal(limit) != scaled.scaleb(-scale):
             raise NotColumnar("a bound with more places than the column has")
         limits.append((rule, int(scaled)))
-    only_fractions = ceiling is not None and ceiling <= 10**scale
     if ceiling is not None:
         limits += [("lt", ceiling), ("gt", -ceiling)]
 
@@ -122,8 +123,6 @@ def decimals(node: Node, dtype: pa.DataType, _: Node) -> Doubter:
         wide = (low >> 63) != high
         doubted = wide if wide.any() else None
         doubted = either(doubted, breaking(low, limits))
-        if only_fractions:  # Pydantic counts the zero of 0 as a digit before the point, but not that of 0.5
-            doubted = either(doubted, low == 0)
         if step > 1:
             rest = low != 0 if step > 2**62 else low % step != 0
             doubted = either(doubted, rest if rest.any() else None)
