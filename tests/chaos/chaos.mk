@@ -1,0 +1,6 @@
+TRIALS ?= 200
+SEED ?= 1
+
+.PHONY: chaos
+chaos: $(VENV)/.installed ## kill a migration at random moments, finish it, compare (TRIALS=200 SEED=1)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --trials $(TRIALS) --seed $(SEED)
