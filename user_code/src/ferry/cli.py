@@ -61,7 +61,14 @@ def run_guarded(call: Callable[[], Any]) -> int:
 def migration_of(defs: Path | None) -> tuple[Migration, Path]:
     """The declarations in a folder, and the folder."""
     folder = defs or Path(__file__).parent.parent / "shop" / "defs"
-    return read_migration(folder), folder
+    migration = read_migration(folder)
+    if not migration.entities:
+        raise DeclarationError(
+            "this folder declares no entity",
+            where=str(folder),
+            next="An entity is a folder in it with defs.yaml and contract.py; docs/entities.md shows one",
+        )
+    return migration, folder
 
 
 @app.command()
@@ -220,7 +227,7 @@ def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
 
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings)
-    results = settle_all(plans, settings, only=tuple(entities or ()))
+    results = settle_all(plans, settings, only=known_names(plans, entities))
     if as_json:
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:

@@ -181,6 +181,10 @@ def _describe_all(
 ) -> dict[str, tuple[Table, Table]]:
     tables: dict[str, tuple[Table, Table]] = {}
     sides: dict[tuple[str, str], Table] = {}
+    for name in sorted(names):
+        entity = migration[name]
+        for side in ("source", "target"):
+            settings.url(getattr(entity.declaration, side).connection, f"{entity.path}: {side}.connection")
     for connection in sorted(
         {
             c
@@ -262,9 +266,8 @@ def _plan_entity(
 
 def _contract_columns(entity: Entity) -> list[str]:
     return [
-        str(field.validation_alias or field.alias or name) if field.is_required() else ""
+        str(field.validation_alias or field.alias or name)
         for name, field in entity.contract.model_fields.items()
-        if field.is_required()
     ]
 
 

@@ -1,11 +1,13 @@
 """Settings: one class, read from the environment, each error naming the variable and the fix."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ferry.declaration import nearest
 from ferry.errors import DeclarationError
 
 PREFIX = "FERRY_"
@@ -46,16 +48,23 @@ class Settings(BaseSettings):
         default=0.5, ge=0, description="the first pause before a retry; it doubles, with jitter"
     )
 
-    def url(self, connection: str) -> str:
-        """The URL of a connection, or a `DeclarationError` that names the variable to set."""
+    def url(self, connection: str, where: str = "settings") -> str:
+        """The URL of a connection, or a `DeclarationError` that names the variable to set.
+
+        Args:
+            connection: as a declaration names it.
+            where: the place that names it, for the error.
+        """
         secret = self.connections.get(connection.lower())
         if secret is None:
-            known = ", ".join(sorted(self.connections)) or "none"
+            variable = f"{PREFIX}CONNECTIONS__{connection.upper()}"
+            known = nearest(connection, self.connections, "Connections that are set")
             raise DeclarationError(
                 f"connection {connection!r} has no URL",
-                where="settings",
-                why=f"{PREFIX}CONNECTIONS__{connection.upper()} is not set; connections that are set: {known}",
-                next=f"Set {PREFIX}CONNECTIONS__{connection.upper()}=postgresql://user:password@host:5432/database",
+                where=where,
+                why=f"{variable} is not set",
+                next=f"{known if known.endswith('?') else f'{known}.'}"
+                f" Set {variable}=postgresql://user:password@host:5432/database",
             )
         return secret.get_secret_value()
 
@@ -72,8 +81,10 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
+        # A connection's value holds a password; any other may be shown.
+        given = "" if first["loc"][0] == "connections" else f", found {os.environ.get(name, '')!r}"
         raise DeclarationError(
-            f"{name} cannot be used: {first['msg']}",
+            f"{name} cannot be used: {first['msg']}{given}",
             where="environment",
             next=f"Correct or unset {name}; docs/settings.md lists every setting",
         ) from None

@@ -166,7 +166,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             recorder.plan = plans[entity.name]
             partition_keys = wanted or (WHOLE,)
             for event in carry(
-                plans, entity.name, partition_keys, settings, run_id=context.run_id, stages=stages
+                plans, entity.name, partition_keys, settings, run_id=context.run.run_id, stages=stages
             ):
                 recorder.record(event)
                 if isinstance(event, PartitionFailed):
@@ -189,7 +189,7 @@ def failure(context: dg.AssetExecutionContext, failed: list[PartitionFailed]) ->
     permanent = [event for event in failed if not event.error.retryable]
     if permanent:
         # `allow_retries=False` binds the op's retries only; the run's own would try again all the same.
-        context.instance.add_run_tags(context.run_id, {"dagster/max_retries": "0"})
+        context.instance.add_run_tags(context.run.run_id, {"dagster/max_retries": "0"})
     lines = [str(event.error) for event in failed]
     shown = "\n".join(dict.fromkeys(lines[:20]))
     return dg.Failure(
