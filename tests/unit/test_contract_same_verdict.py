@@ -87,7 +87,7 @@ def bounded(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> dict[str, Any]:
     if draw(st.booleans()):
         bounds[draw(st.sampled_from(["ge", "gt"] if low != high else ["ge"]))] = low
     if draw(st.booleans()):
-        bounds["le"] = high
+        bounds[draw(st.sampled_from(["le", "lt"] if low != high and "gt" not in bounds else ["le"]))] = high
     return bounds
 
 
@@ -124,7 +124,7 @@ def float_field(draw: st.DrawFn) -> tuple[Any, pa.DataType, st.SearchStrategy[An
         bounds["allow_inf_nan"] = draw(st.booleans())
     dtype = draw(st.sampled_from([pa.float64(), pa.float32()]))
     edges = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e308, 5e-324, 0.1]
-    edges += [bounds[rule] for rule in ("ge", "gt", "le") if rule in bounds]
+    edges += [bounds[rule] for rule in ("ge", "gt", "le", "lt") if rule in bounds]
     return Annotated[float, Field(**bounds)], dtype, st.sampled_from(edges) | st.floats()
 
 
@@ -148,6 +148,9 @@ def decimal_field(draw: st.DrawFn) -> tuple[Any, pa.DataType, st.SearchStrategy[
         }
         rules = {
             rule: value for rule, value in rules.items() if rule != "le" or value >= rules.get("ge", value)
+        }
+        rules = {
+            rule: value for rule, value in rules.items() if rule != "lt" or value > rules.get("ge", value - 1)
         }
         if "gt" in rules:
             rules.pop("le", None)
