@@ -1,7 +1,5 @@
 """IO managers: how assets of the user's own get what Ferry loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +28,7 @@ class IdMap:
         """Batch after batch, once."""
         return iter(self._batches)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """All pairs as a DataFrame `(old_id, new_id)`."""
         return pa.Table.from_batches(list(self._batches)).to_pandas()
 
