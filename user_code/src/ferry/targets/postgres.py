@@ -14,7 +14,7 @@ from psycopg import sql
 
 from ferry.catalogue import Column
 from ferry.id_map import MapTable, deferred_table, map_table
-from ferry.plan import NULL_THEN_UPDATE, WAIT, EdgePlan, EntityPlan
+from ferry.plan import EdgePlan, EntityPlan
 from ferry.targets.types import wire_type
 
 HASHED = (
@@ -67,10 +67,14 @@ class LoadSql:
         )
 
     def refill(self) -> sql.Composed:
-        """Fill the temporary table from the waiting rows of a partition; `row_no` is the waiting row's id."""
+        """Fill the temporary table from waiting rows; `row_no` is the waiting row's id.
+
+        Parameters: entity, and an array of ids or NULL for all rows of a partition, which comes last.
+        """
         return sql.SQL(
             "insert into {} select w.id, {} from ferry.waiting_rows w,"
-            " lateral jsonb_populate_record(null::{}, w.row) r where w.entity = %s and w.partition = %s"
+            " lateral jsonb_populate_record(null::{}, w.row) r where w.entity = %(entity)s"
+            " and case when %(ids)s::bigint[] is null then w.partition = %(partition)s else w.id = any(%(ids)s) end"
         ).format(
             self.incoming,
             sql.SQL(", ").join(sql.Identifier("r", f.name) for f in self.fields),
@@ -97,15 +101,18 @@ class LoadSql:
             sql.SQL("c as materialized ({})").format(self._classified(known, as_null)),
         ]
         if self.plan.has_map:
-            ctes += [self._map_insert(known), *([self._map_update()] if known else [])]
+            ctes += [
+                self._map_insert(known, settling),
+                *([self._map_update(settling)] if known else []),
+            ]
         ctes.append(self._insert())
         if known:
-            ctes += [self._image(), self._update()]
+            ctes += [self._image(settling), self._update()]
         if settling:
             ctes.append(
                 sql.SQL(
                     "gone as (delete from ferry.waiting_rows w using c where w.id = c.row_no and"
-                    " c.outcome <> 'waiting' returning w.chunk, c.outcome, c.hash)"
+                    " c.outcome <> 'waiting' returning w.partition, w.chunk, c.outcome, c.hash)"
                 )
             )
             ctes.append(self._wait_on(as_null))
@@ -114,26 +121,27 @@ class LoadSql:
         ctes += [
             cte for position, edge in enumerate(self.plan.edges) for cte in self._defer(position, edge, known)
         ]
-        updated = sql.SQL("(select count(*) from upd)") if known else sql.SQL("0::bigint")
-        got = sql.SQL("coalesce((select sum(hash) from ins), 0)")
-        if known:
-            got = sql.SQL("{} + coalesce((select sum(hash) from upd), 0)").format(got)
+        # One scan over each result: a scan for each number would cost as much as the insert.
+        changes = sql.SQL(
+            "(select count(*), coalesce(sum(hash), 0) from upd)" if known else "(select 0::bigint, 0)"
+        )
         return sql.SQL(
-            "with {ctes} select"
-            " (select count(*) from c where outcome = 'insert'), (select count(*) from ins), {updated},"
-            " (select count(*) from c where outcome = 'known'),"
-            " (select count(*) from c where outcome = 'preserved'),"
-            " (select count(*) from c where outcome = 'waiting'),"
-            " coalesce((select sum(hash) from c where outcome = 'insert'), 0)"
-            "   + coalesce((select sum(hash) from c where outcome = 'known' and changed), 0), {got},"
-            " coalesce((select sum(hash) from c where outcome in ('insert', 'known')), 0){by_chunk}"
+            "with {ctes} select c.inserts, i.rows, u.rows, c.known, c.preserved, c.waiting, c.wanted,"
+            " i.hash + u.hash, c.present{by_chunk} from"
+            " (select count(*) filter (where outcome = 'insert') inserts,"
+            " count(*) filter (where outcome = 'known') known,"
+            " count(*) filter (where outcome = 'preserved') preserved,"
+            " count(*) filter (where outcome = 'waiting') waiting,"
+            " coalesce(sum(hash) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
+            " coalesce(sum(hash) filter (where outcome in ('insert', 'known')), 0) present from c) c,"
+            " (select count(*), coalesce(sum(hash), 0) from ins) i (rows, hash), {changes} u (rows, hash)"
         ).format(
             ctes=sql.SQL(", ").join(ctes),
-            updated=updated,
-            got=got,
+            changes=changes,
             by_chunk=sql.SQL(
-                ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select chunk, outcome, count(*) n,"
-                " sum(hash) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2) g)"
+                ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select partition, chunk, outcome,"
+                " count(*) n,"
+                " sum(hash) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2, 3) g)"
             )
             if settling
             else sql.SQL(""),
@@ -329,7 +337,7 @@ class LoadSql:
         waiting = [
             sql.Identifier("r", f"m{position}")
             for position, edge in enumerate(plan.edges)
-            if edge.strategy == WAIT and position not in as_null
+            if edge.waits and position not in as_null
         ]
         whens: list[sql.Composable] = []
         if waiting:
@@ -432,13 +440,57 @@ class LoadSql:
             case _:
                 return sql.SQL("({})").format(sql.SQL(key.expression or "null"))  # type: ignore[arg-type]
 
-    def _map_insert(self, known: bool) -> sql.Composed:
+    def allocate(self) -> sql.Composed:
+        """Give the rows in the temporary table, which come from the waiting ones, their new keys ahead of themselves."""
+        plan = self.plan
+        columns = {column.target: column for column in plan.columns}
+        made = plan.declaration.target.key.source != "natural"
+        natural = [] if made else [columns[name] for name in plan.target_key]
+        new: list[sql.Composable] = (
+            [self._new_key()] if made else [sql.Identifier("r", f"c_{c.target}") for c in natural]
+        )
+        return sql.SQL(
+            "insert into {map} as m ({old}, {new_names}, status, partition) select {keys}, {new}, 'inserted',"
+            " r.partition from (select {inner} from {incoming} i join ferry.waiting_rows w on w.id = i.row_no) r"
+            " on conflict ({old}) do update set status = 'inserted' where m.status = 'tombstone'"
+        ).format(
+            map=self.map.identifier,
+            old=sql.SQL(", ").join(map(sql.Identifier, self.map.old)),
+            new_names=sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
+            keys=sql.SQL(", ").join(sql.Identifier("r", f"k{n}") for n in range(len(plan.source_key))),
+            new=sql.SQL(", ").join(new),
+            inner=sql.SQL(", ").join(
+                [
+                    sql.SQL("w.partition"),
+                    *(
+                        sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
+                        for position, name in enumerate(self._old_key("i"))
+                    ),
+                    *(
+                        sql.SQL("{} as {}").format(
+                            self._expression(c.source, plan.target.columns[c.target], c.cast),
+                            sql.Identifier(f"c_{c.target}"),
+                        )
+                        for c in natural
+                    ),
+                ]
+            ),
+            incoming=self.incoming,
+        )
+
+    @staticmethod
+    def _place(settling: bool) -> sql.Composable:
+        """The partition of a row `c`: the statement's, or the one in which the row waited."""
+        waited = "(select w.partition from ferry.waiting_rows w where w.id = c.row_no)"
+        return sql.SQL(waited if settling else "%(partition)s")  # type: ignore[arg-type]
+
+    def _map_insert(self, known: bool, settling: bool) -> sql.Composed:
         old = [sql.Identifier("c", f"k{position}") for position in range(len(self.plan.source_key))]
         new = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
         return sql.SQL(
             "map_ins as (insert into {} ({}, {}, status, partition, row_hash) select {}, {},"
             " (case when c.outcome = 'insert' then 'inserted' else 'preserved' end)::ferry.map_status,"
-            " %(partition)s, case when c.outcome <> 'preserved' then c.hash end"
+            " {}, case when c.outcome <> 'preserved' then c.hash end"
             " from c where c.outcome in ('insert', 'preserved', 'known'){})"
         ).format(
             self.map.identifier,
@@ -446,21 +498,22 @@ class LoadSql:
             sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
             sql.SQL(", ").join(old),
             sql.SQL(", ").join(new),
+            self._place(settling),
             sql.SQL(" and c.n0 is null" if known else ""),
         )
 
-    def _map_update(self) -> sql.Composed:
+    def _map_update(self, settling: bool) -> sql.Composed:
         on = sql.SQL(" and ").join(
             sql.SQL("m.{} = c.{}").format(sql.Identifier(old), sql.Identifier(f"k{position}"))
             for position, old in enumerate(self.map.old)
         )
         return sql.SQL(
-            "map_upd as (update {} m set partition = %(partition)s, row_hash = case when c.outcome = 'preserved'"
+            "map_upd as (update {map} m set partition = {place}, row_hash = case when c.outcome = 'preserved'"
             " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' then 'inserted' else"
-            " m.status::text end)::ferry.map_status from c where {} and c.n0 is not null and"
-            " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> %(partition)s or c.changed"
+            " m.status::text end)::ferry.map_status from c where {on} and c.n0 is not null and"
+            " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> {place} or c.changed"
             " or c.outcome = 'insert'))"
-        ).format(self.map.identifier, on)
+        ).format(map=self.map.identifier, on=on, place=self._place(settling))
 
     def _insert(self) -> sql.Composed:
         columns = list(dict.fromkeys((*self.plan.target_key, *self.plan.written)))
@@ -474,7 +527,7 @@ class LoadSql:
             hash=self.row_hash("t"),
         )
 
-    def _image(self) -> sql.Composed:
+    def _image(self, settling: bool) -> sql.Composed:
         """What a row that was there before held, kept before we change it for the first time: rollback restores it."""
         plan = self.plan
         on = sql.SQL(" and ").join(
@@ -491,14 +544,16 @@ class LoadSql:
                 ),
             )
         return sql.SQL(
-            "imaged as (insert into ferry.before_images select %(entity)s, %(partition)s, {}, to_jsonb(t) from c"
+            "imaged as (insert into ferry.before_images select %(entity)s, {}, {}, to_jsonb(t) from c"
             " join {} t on {} where c.outcome = 'known' and c.changed and {} on conflict do nothing)"
-        ).format(self.key_text("t"), plan.target.identifier, on, theirs)
+        ).format(self._place(settling), self.key_text("t"), plan.target.identifier, on, theirs)
 
     def key_text(self, alias: str) -> sql.Composed:
         """The new key of a row as an array of text."""
         return sql.SQL("array[{}]").format(
-            sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(alias, n)) for n in self.plan.target_key)
+            sql.SQL(", ").join(
+                sql.SQL("{}::text").format(sql.Identifier(alias, n)) for n in self.plan.target_key
+            )
         )
 
     def _update(self) -> sql.Composed:
@@ -526,7 +581,7 @@ class LoadSql:
                 ),
             )
             for position, edge in enumerate(self.plan.edges)
-            if edge.strategy == WAIT and position not in as_null
+            if edge.waits and position not in as_null
         ]
         return sql.SQL("array_remove(array[{}]::text[], null)").format(sql.SQL(", ").join(each))
 
@@ -545,7 +600,7 @@ class LoadSql:
         ).format(missing=self.missing(as_null), incoming=self.incoming)
 
     def _defer(self, position: int, edge: EdgePlan, known: bool) -> list[sql.Composable]:
-        if edge.strategy != NULL_THEN_UPDATE:
+        if edge not in self.plan.later:
             return []
         table = deferred_table(self.plan, edge)
         mine = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
