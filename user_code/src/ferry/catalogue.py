@@ -115,7 +115,7 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
 
 
 _TABLE: LiteralString = """
-select c.oid, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, greatest(c.reltuples, 0)::bigint
+select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid), greatest(c.reltuples, 0)::bigint
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """

@@ -7,7 +7,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from ferry.plan import NULL_THEN_UPDATE, EdgePlan, EntityPlan
+from ferry.plan import EdgePlan, EntityPlan
 from ferry.sources.postgres import ArrowConnection
 from ferry.targets.types import wire_type
 
@@ -81,26 +81,25 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
                 plan.target.identifier,
             )
         )
-    for edge in plan.edges:
-        if edge.strategy == NULL_THEN_UPDATE:
-            parent = [
-                sql.SQL("{} {} not null").format(
-                    sql.Identifier(f"parent_{position}"),
-                    sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
-                )
-                for position, name in enumerate(edge.source_columns)
-            ]
-            child = [
-                sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
-                for name, type_ in zip(table.new, table.new_types, strict=True)
-            ]
-            connection.execute(
-                sql.SQL("create table if not exists {} ({}, primary key ({}))").format(
-                    deferred_table(plan, edge),
-                    sql.SQL(", ").join([*child, *parent]),
-                    sql.SQL(", ").join(map(sql.Identifier, table.new)),
-                )
+    for edge in plan.later:
+        parent = [
+            sql.SQL("{} {} not null").format(
+                sql.Identifier(f"parent_{position}"),
+                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
             )
+            for position, name in enumerate(edge.source_columns)
+        ]
+        child = [
+            sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
+            for name, type_ in zip(table.new, table.new_types, strict=True)
+        ]
+        connection.execute(
+            sql.SQL("create table if not exists {} ({}, primary key ({}))").format(
+                deferred_table(plan, edge),
+                sql.SQL(", ").join([*child, *parent]),
+                sql.SQL(", ").join(map(sql.Identifier, table.new)),
+            )
+        )
 
 
 def look_up(
@@ -136,7 +135,7 @@ def stream(url: str, plan: EntityPlan) -> Iterator[pa.RecordBatch]:
     arrow = ArrowConnection(url)
     try:
         yield from arrow.stream(
-            f'select {columns} from ferry."id_map_{plan.name}" where status <> \'tombstone\' order by 1'  # noqa: S608
+            f"select {columns} from ferry.\"id_map_{plan.name}\" where status <> 'tombstone' order by 1"  # noqa: S608
         )
     finally:
         arrow.close()

@@ -21,7 +21,7 @@ from ferry import id_map, ledger
 from ferry.catalogue import connect
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
 from ferry.ledger import Outcomes
-from ferry.plan import NULL_THEN_UPDATE, EntityPlan, MigrationPlan
+from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Manifest, Part
 from ferry.targets.postgres import LoadSql
@@ -183,11 +183,10 @@ class Loader:
     def link(self) -> int:
         """Fill in every deferred reference whose parent has a key by now; returns how many."""
         linked = 0
-        for edge in self.plan.edges:
-            if edge.strategy == NULL_THEN_UPDATE:
-                with self.connection.transaction():
-                    row = self.connection.execute(self.sql.link(edge)).fetchone()
-                linked += row[0] if row else 0
+        for edge in self.plan.later:
+            with self.connection.transaction():
+                row = self.connection.execute(self.sql.link(edge)).fetchone()
+            linked += row[0] if row else 0
         return linked
 
     def run(
@@ -280,16 +279,7 @@ class Loader:
         known: bool = True,
     ) -> Loaded:
         if len(numbers) == 1:
-            detail = error.diag.message_detail or ""
-            refusal = {
-                "row": int(numbers[0]),
-                "reason": "target_refused",
-                "column": error.diag.column_name or error.diag.constraint_name or "",
-                "rule": (error.diag.constraint_name and "constraint") or type(error).__name__,
-                "value": None,
-                "message": " ".join(filter(None, [error.diag.message_primary or str(error), detail])),
-            }
-            return Loaded(refused=[refusal])
+            return Loaded(refused=[{"row": int(numbers[0]), "reason": "target_refused", **refusal(error)}])
         middle = len(numbers) // 2
         loaded = self._rows(table, numbers[:middle], partition, chunk, known)
         loaded.add(self._rows(table, numbers[middle:], partition, chunk, known))
@@ -358,6 +348,18 @@ class Loader:
                 "select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",)
             )
             id_map.prepare(self.connection, plan)
+
+
+def refusal(error: psycopg.Error) -> dict[str, Any]:
+    """What the target said of one row that it refused: column or constraint, rule and message."""
+    return {
+        "column": error.diag.column_name or error.diag.constraint_name or "",
+        "rule": (error.diag.constraint_name and "constraint") or type(error).__name__,
+        "value": None,
+        "message": " ".join(
+            filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
+        ),
+    }
 
 
 def passing(error: psycopg.Error, where: str) -> TransientError:

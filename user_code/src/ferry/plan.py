@@ -20,6 +20,7 @@ from ferry.targets.types import carry
 
 WAIT = "wait"
 NULL_THEN_UPDATE = "null first, then update"
+AHEAD = "keys ahead"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class EdgePlan:
     strategy: str
     why: str
 
+    @property
+    def waits(self) -> bool:
+        """Whether a row whose parent has no key yet waits for it."""
+        return self.strategy in (WAIT, AHEAD)
+
+    @property
+    def links_later(self) -> bool:
+        """Whether the reference may be written as NULL and be filled in when the parent comes."""
+        return self.strategy == NULL_THEN_UPDATE or self.reference.on_missing == "set_null"
+
 
 @dataclass(frozen=True)
 class EntityPlan:
@@ -58,6 +69,8 @@ class EntityPlan:
     columns: tuple[ColumnPlan, ...]
     edges: tuple[EdgePlan, ...]
     plan_hash: str
+    # The entities that get their keys together with this one, in the order in which they are inserted.
+    ahead: tuple[str, ...] = ()
 
     @property
     def declaration(self) -> EntityDeclaration:
@@ -78,6 +91,11 @@ class EntityPlan:
     def has_map(self) -> bool:
         """Whether old → new pairs are kept for it."""
         return self.declaration.id_map != "none"
+
+    @property
+    def later(self) -> tuple[EdgePlan, ...]:
+        """The references that may be NULL for a while; they are kept beside the new key, which needs a map."""
+        return tuple(edge for edge in self.edges if edge.links_later) if self.has_map else ()
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -112,15 +130,15 @@ def plan_migration(migration: Migration, settings: Settings, only: tuple[str, ..
         DeclarationError: the first thing that does not fit, with the way out.
     """
     components = strongly_connected({n: _edges(migration, n) for n in migration.entities})
-    order = tuple(name for component in components for name in component)
-    wanted = set(order) if not only else _with_ancestors(migration, only)
+    wanted = set(migration.entities) if not only else _with_ancestors(migration, only)
     tables = _describe_all(migration, settings, wanted)
-    entities = {}
+    entities: dict[str, EntityPlan] = {}
     for component in components:
-        for name in component:
-            if name in wanted:
-                entities[name] = _plan_entity(migration, name, frozenset(component), tables)
-    return MigrationPlan(migration, tuple(n for n in order if n in wanted), entities)
+        if set(component) <= wanted:
+            for circle in _circles(migration, component, tables):
+                for name in circle:
+                    entities[name] = _plan_entity(migration, name, circle, tables)
+    return MigrationPlan(migration, tuple(entities), entities)
 
 
 def strongly_connected(edges: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -157,8 +175,78 @@ def strongly_connected(edges: dict[str, tuple[str, ...]]) -> list[tuple[str, ...
 
 
 def waits_for(plan: EntityPlan) -> tuple[str, ...]:
-    """The entities whose keys rows of this one wait for: its parents without those that are null first."""
-    return tuple(dict.fromkeys(e.parent for e in plan.edges if e.strategy == WAIT and e.parent != plan.name))
+    """The entities whose keys rows of this one wait for, itself included; parents that are null first are not."""
+    return tuple(dict.fromkeys(edge.parent for edge in plan.edges if edge.waits))
+
+
+def _circles(
+    migration: Migration, component: tuple[str, ...], tables: dict[str, tuple[Table, Table]]
+) -> list[tuple[str, ...]]:
+    """Open a cycle at the references that may be NULL first; what is still circular stays together.
+
+    Returns:
+        The entities in the order in which they are loaded, those together whose keys are allocated ahead.
+    """
+    left = {}
+    for name in component:
+        declaration, target = migration[name].declaration, tables[name][1]
+        left[name] = tuple(
+            reference.to
+            for reference in declaration.references
+            if reference.to in component and not _null_first(declaration, reference, target)
+        )
+    return [
+        _insertable(migration, circle, tables) if len(circle) > 1 else circle
+        for circle in strongly_connected(left)
+    ]
+
+
+def _null_first(declaration: EntityDeclaration, reference: Reference, target: Table) -> bool:
+    """Whether a circular reference may stand as NULL until its parent comes: allowed to, and nullable."""
+    into = _into(declaration, reference)
+    nullable = not any(name in target.columns and target.columns[name].not_null for name in into)
+    return (
+        nullable and reference.on_missing == "set_null" and not set(into) & set(declaration.target.key.column)
+    )
+
+
+def _into(declaration: EntityDeclaration, reference: Reference) -> tuple[str, ...]:
+    return reference.into or tuple(declaration.target_column(name) for name in reference.column)
+
+
+def _insertable(
+    migration: Migration, circle: tuple[str, ...], tables: dict[str, tuple[Table, Table]]
+) -> tuple[str, ...]:
+    """The order in which entities that need each other's keys are inserted in one transaction.
+
+    Raises:
+        DeclarationError: a foreign key that is checked at once stands in the way of every order.
+    """
+    first: dict[str, tuple[str, ...]] = {}
+    at_once: dict[tuple[str, str], str] = {}
+    for name in circle:
+        declaration, target = migration[name].declaration, tables[name][1]
+        for reference in declaration.references:
+            for key in target.foreign_keys:
+                into = _into(declaration, reference)
+                if reference.to in circle and set(key.columns) == set(into) and not key.deferrable:
+                    at_once[name, reference.to] = (
+                        f"alter table {target.label} alter constraint {key.name} deferrable"
+                    )
+        first[name] = tuple(to for child, to in at_once if child == name and to != name)
+    order = strongly_connected(first)
+    stuck = next((part for part in order if len(part) > 1), None)
+    if stuck:
+        (child, parent), statement = next(
+            (pair, text) for pair, text in at_once.items() if set(pair) <= set(stuck) and pair[0] != pair[1]
+        )
+        raise DeclarationError(
+            f"{' and '.join(stuck)} need each other's key, and neither can be inserted first",
+            where=f"{migration[child].path}: references",
+            why=f"the foreign key from {child} to {parent} is checked at once",
+            next=f"{statement}; or make the column nullable and declare `on_missing: set_null`",
+        )
+    return tuple(name for part in order for name in part)
 
 
 def _edges(migration: Migration, name: str) -> tuple[str, ...]:
@@ -206,7 +294,7 @@ def _describe_all(
 
 
 def _plan_entity(
-    migration: Migration, name: str, component: frozenset[str], tables: dict[str, tuple[Table, Table]]
+    migration: Migration, name: str, circle: tuple[str, ...], tables: dict[str, tuple[Table, Table]]
 ) -> EntityPlan:
     entity = migration[name]
     declaration = entity.declaration
@@ -214,7 +302,7 @@ def _plan_entity(
     _check_names(entity, source, target)
     schema = pa.schema([arrow_field(column) for column in source.columns.values()])
     edges = tuple(
-        _plan_edge(migration, entity, position, component, target)
+        _plan_edge(migration, entity, position, circle, target)
         for position in range(len(declaration.references))
     )
     referring = {column for edge in edges for column in edge.source_columns}
@@ -245,13 +333,16 @@ def _plan_entity(
                         "duplicates",
                         "mode",
                         "id_map",
+                        "on_vanished",
                     },
                 ),
                 "contract": compiled.fingerprint(),
                 "types": {c.target: (c.cast, target.columns[c.target].type) for c in columns},
             }
         ),
+        circle if any(edge.strategy == AHEAD for edge in edges) else (),
     )
+    _check_possible(plan)
     _check_filled(entity, target, plan)
     _check_key(entity, target, plan)
     unknown = [c for c in _contract_columns(entity) if c not in source.columns]
@@ -303,12 +394,12 @@ def _check_names(entity: Entity, source: Table, target: Table) -> None:
 
 
 def _plan_edge(
-    migration: Migration, entity: Entity, position: int, component: frozenset[str], target: Table
+    migration: Migration, entity: Entity, position: int, circle: tuple[str, ...], target: Table
 ) -> EdgePlan:
     reference = entity.declaration.references[position]
     parent = migration[reference.to].declaration
     where = f"{entity.path}: references[{position}]"
-    into = reference.into or tuple(entity.declaration.target_column(c) for c in reference.column)
+    into = _into(entity.declaration, reference)
     columns = [column_of(target, name, where) for name in into]
     new_key = parent.target.key.column
     if len(into) != len(new_key):
@@ -323,20 +414,28 @@ def _plan_edge(
             where=where,
             next="A reference can be resolved within one target database only",
         )
-    circular = reference.to in component
     nullable = not any(column.not_null for column in columns)
-    if not circular:
-        strategy, why = WAIT, f"{reference.to} comes first; a row whose parent has no key yet waits"
-    elif nullable and not set(into) & set(entity.declaration.target.key.column):
+    back = reference.to in circular_parents(migration, entity.name)
+    if back and _null_first(entity.declaration, reference, target):
         strategy = NULL_THEN_UPDATE
         why = f"the way to {reference.to} leads back here, and {', '.join(into)} may be NULL for a while"
-    else:
-        required = next(column.name for column in columns if column.not_null)
+    elif reference.to not in circle:
+        strategy, why = WAIT, f"{reference.to} comes first; a row whose parent has no key yet waits"
+    elif set(into) & set(entity.declaration.target.key.column):
         raise DeclarationError(
-            f"{entity.name} and {reference.to} need each other's key, and {required} may not be NULL",
+            f"the key of {entity.name} needs the key of {reference.to}, and the other way round",
             where=where,
-            why=f"{target.label}.{required} is NOT NULL",
-            next=f"Make {required} nullable for the migration, or leave this reference to a later step",
+            why=f"{', '.join(into)} is part of the key of {target.label}",
+            next="Give the target a key of its own, or leave this reference to a later step",
+        )
+    else:
+        strategy = AHEAD
+        why = f"the way to {reference.to} leads back here: rows that need each other get their keys first"
+    if reference.on_missing == "stub":
+        raise DeclarationError(
+            "`stub` is not there yet",
+            where=f"{where}.on_missing",
+            next="Use reject, set_null or fail",
         )
     if reference.on_missing == "set_null" and not nullable:
         raise DeclarationError(
@@ -347,6 +446,40 @@ def _plan_edge(
     return EdgePlan(
         reference, reference.to, reference.column, into, parent.source.key, new_key, strategy, why
     )
+
+
+def _check_possible(plan: EntityPlan) -> None:
+    """Refuse what the declaration allows and this target, or this combination, does not."""
+    declaration, target, path = plan.declaration, plan.target, plan.entity.path
+    if target.row_security:
+        raise DeclarationError(
+            f"row-level security hides rows of {target.label} from this user",
+            where=f"{path}: target.table",
+            why="rows that are not seen would be loaded twice, and counts would be wrong",
+            next="Load as the table's owner, or as a role with BYPASSRLS",
+        )
+    if target.kind not in ("r", "p"):
+        raise DeclarationError(
+            f"{target.label} is no table that rows can be loaded into", where=f"{path}: target.table"
+        )
+    for key, wanted in (("mode", "upsert"), ("on_vanished", "report")):
+        found = getattr(declaration, key)
+        if not plan.has_map and found not in (wanted, "insert_only"):
+            raise DeclarationError(
+                f"`{key}: {found}` has to know which rows of a partition are ours",
+                where=f"{path}: {key}",
+                why="`id_map: none` keeps no such list",
+                next="Remove `id_map: none`",
+            )
+    if plan.ahead and declaration.match:
+        raise DeclarationError(
+            "`match` does not go with keys that are allocated ahead",
+            where=f"{path}: match",
+            why=next(edge.why for edge in plan.edges if edge.strategy == AHEAD),
+            next="Declare `on_missing: set_null` for a reference that may be NULL first, or leave out `match`",
+        )
+    if plan.ahead and not plan.has_map:
+        raise DeclarationError("keys that are allocated ahead need an id map", where=f"{path}: id_map")
 
 
 def _carried(entity: Entity, source: Table, target: Table, referring: set[str]) -> list[ColumnPlan]:

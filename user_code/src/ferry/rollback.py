@@ -13,7 +13,7 @@ from psycopg import sql
 from ferry.errors import FerryError, PermanentError
 from ferry.id_map import deferred_table
 from ferry.load import PASSING, Loader, passing
-from ferry.plan import NULL_THEN_UPDATE, MigrationPlan
+from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
 from ferry.verdict import Judge
@@ -107,11 +107,8 @@ def _remove_mapped(loader: Loader, partitions: list[str]) -> int:
         for column, new in zip(plan.target_key, table.new, strict=True)
     )
     ours = sql.SQL("m.partition = any(%s) and m.status in ('inserted', 'stub')")
-    for edge in plan.edges:
-        if edge.strategy == NULL_THEN_UPDATE:
-            loader.connection.execute(
-                _forget_deferred(loader, deferred_table(plan, edge), ours), (partitions,)
-            )
+    for edge in plan.later:
+        loader.connection.execute(_forget_deferred(loader, deferred_table(plan, edge), ours), (partitions,))
     removed = loader.connection.execute(
         sql.SQL("delete from {} t using {} m where {} and {}").format(
             plan.target.identifier, table.identifier, on, ours

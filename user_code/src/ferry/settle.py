@@ -5,16 +5,18 @@ only when every partition of all parents is complete by the ledger is `on_missin
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
+import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from ferry import constraints, ledger
 from ferry.catalogue import connect
+from ferry.circle import move, resolve
 from ferry.errors import PermanentError
-from ferry.load import Loader
+from ferry.load import PASSING, REFUSALS, Loader, dumps, passing, refusal, refused
 from ferry.partition import scheme_of
-from ferry.plan import WAIT, EdgePlan, EntityPlan, MigrationPlan, waits_for
+from ferry.plan import AHEAD, EdgePlan, EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
 from ferry.targets.types import wire_type
 
@@ -35,7 +37,9 @@ def settle(
     plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()
 ) -> list[Settled]:
     """Settle the entities in plan order, so that a parent's end is known before its children are judged."""
-    settled = [settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only]
+    settled = [
+        settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only
+    ]
     for target in sorted({plan.declaration.target.connection for plan in plans.entities.values()}):
         with connect(settings.url(target), target, autocommit=True) as connection:
             constraints.put_back(connection)
@@ -43,30 +47,60 @@ def settle(
 
 
 def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:
-    """Settle one entity; nothing happens to rows whose parents are not complete."""
+    """Settle one entity; nothing happens to rows whose parents are not complete.
+
+    Raises:
+        TransientError: the connection was lost, or somebody holds a lock; what was settled so far stays.
+        PermanentError: the target refuses rows that need each other, or `on_missing: fail` applies.
+    """
     result = Settled(name)
-    with Loader(plans, name, settings, run_id) as loader:
-        loader.lock(None)
-        _revive(loader)
-        result.linked = loader.link()
-        result.loaded += _load_waiting(loader, frozenset())
-        incomplete = tuple(parent for parent in waits_for(loader.plan) if _missing_partitions(loader, parent))
-        if incomplete:
-            result.waits_for = incomplete
-        else:
-            as_null = frozenset(
-                position
-                for position, edge in enumerate(loader.plan.edges)
-                if edge.reference.on_missing == "set_null"
-            )
-            if as_null:
-                result.loaded += _load_waiting(loader, as_null)
-            result.rejected = _reject_rest(loader)
-        row = loader.connection.execute(
-            "select count(*) from ferry.waiting_rows where entity = %s", (name,)
-        ).fetchone()
-        result.waiting = row[0] if row else 0
+    try:
+        with Loader(plans, name, settings, run_id) as loader:
+            circle = {name: loader}
+            for other in loader.plan.ahead:
+                if other != name:
+                    circle[other] = Loader(plans, other, settings, run_id).borrow(loader.connection)
+            for one in sorted(circle):
+                circle[one].lock(None)
+            _settle(circle, result)
+    except PASSING as error:
+        raise passing(error, name) from None
+    except psycopg.Error as error:
+        raise refused(error, name) from None
     return result
+
+
+def _settle(circle: dict[str, Loader], result: Settled) -> None:
+    """Settle the first entity of a circle; the others get what can be loaded, and their ends when it is their turn."""
+    loader = circle[result.entity]
+    # Rows of a circle wait again all at once, when it is the turn of its first entity.
+    revives = loader.plan.ahead[:1] in ((), (result.entity,))
+    for one in circle.values():
+        if revives:
+            _revive(one)
+        linked = one.link()
+        loaded = _load_waiting(one, frozenset())
+        if one is loader:
+            result.linked, result.loaded = linked, loaded
+    if loader.plan.ahead:
+        result.loaded += resolve(circle)
+        result.loaded += _load_waiting(loader, frozenset())
+    incomplete = tuple(parent for parent in waits_for(loader.plan) if _missing_partitions(loader, parent))
+    if incomplete:
+        result.waits_for = incomplete
+    else:
+        as_null = frozenset(
+            position
+            for position, edge in enumerate(loader.plan.edges)
+            if edge.waits and edge.reference.on_missing == "set_null"
+        )
+        if as_null:
+            result.loaded += _load_waiting(loader, as_null)
+        result.rejected = _reject_rest(loader)
+    row = loader.connection.execute(
+        "select count(*) from ferry.waiting_rows where entity = %s", (result.entity,)
+    ).fetchone()
+    result.waiting = row[0] if row else 0
 
 
 def _missing_partitions(loader: Loader, parent: str) -> set[str]:
@@ -83,35 +117,55 @@ def _load_waiting(loader: Loader, as_null: frozenset[int]) -> int:
             "select distinct partition from ferry.waiting_rows where entity = %s order by 1", (name,)
         )
     ]
-    loaded = 0
-    for partition in partitions:
+    return sum(_load_some(loader, partition, None, as_null) for partition in partitions)
+
+
+def _load_some(loader: Loader, partition: str, ids: list[int] | None, as_null: frozenset[int]) -> int:
+    """Load waiting rows in one transaction; where the target refuses some, halve them until those are alone."""
+    place = {"entity": loader.plan.name, "partition": partition, "ids": ids}
+    try:
         with loader.connection.transaction():
-            loader.connection.execute(loader.sql.refill(), (name, partition))
-            row = loader.run(partition, -1, known=True, settling=True, as_null=as_null)
-            for moved in row[9]:
-                loaded += moved["n"]
-                _move(loader, partition, moved)
-    return loaded
+            loader.connection.execute(loader.sql.refill(), place)
+            moved = loader.run(partition, -1, known=True, settling=True, as_null=as_null)[9]
+            loader.connection.execute("set constraints all immediate")
+            for one in moved:
+                move(loader, one)
+            return sum(one["n"] for one in moved)
+    except REFUSALS as error:
+        if ids is None:
+            ids = [
+                row[0]
+                for row in loader.connection.execute(
+                    "select id from ferry.waiting_rows where entity = %(entity)s and partition = %(partition)s"
+                    " order by id",
+                    place,
+                )
+            ]
+        if len(ids) == 1:
+            _refuse(loader, ids[0], error)
+            return 0
+        middle = len(ids) // 2
+        return sum(_load_some(loader, partition, half, as_null) for half in (ids[:middle], ids[middle:]))
 
 
-def _move(loader: Loader, partition: str, moved: dict[str, Any]) -> None:
-    """Move `n` rows of a chunk from `waiting` to the outcome they met; the ledger's own constraint checks the sum."""
-    column = {"insert": "inserted", "known": "unchanged", "preserved": "preserved"}[moved["outcome"]]
-    loader.connection.execute(
-        sql.SQL(
-            "update ferry.ledger set waiting = waiting - %(n)s, {0} = {0} + %(n)s,"
-            " row_hash = row_hash + coalesce(%(hash)s::numeric, 0)"
-            " where entity = %(entity)s and partition = %(partition)s and chunk = %(chunk)s"
-        ).format(sql.Identifier(column)),
-        {**moved, "entity": loader.plan.name, "partition": partition},
-    )
+def _refuse(loader: Loader, waiting: int, error: psycopg.Error) -> None:
+    """Reject the one waiting row that the target does not take."""
+    with loader.connection.transaction():
+        loader.connection.execute(
+            "with gone as (delete from ferry.waiting_rows where id = %s returning *), moved as (update ferry.ledger l"
+            " set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity = gone.entity and"
+            " l.partition = gone.partition and l.chunk = gone.chunk)"
+            " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, run_id)"
+            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row, %s from gone",
+            (waiting, Jsonb([refusal(error)], dumps=dumps), loader.run_id),
+        )
 
 
 def _reject_rest(loader: Loader) -> dict[str, int]:
     """Apply `on_missing` to what still waits: reject it as `parent_rejected` or `missing_parent`, or fail."""
     plan = loader.plan
     for edge in plan.edges:
-        if edge.reference.on_missing == "fail" and edge.strategy == WAIT:
+        if edge.reference.on_missing == "fail" and edge.waits:
             row = loader.connection.execute(
                 "select count(*), min(key::text) from ferry.waiting_rows"
                 " where entity = %s and exists (select from unnest(missing) m where starts_with(m, %s))",
@@ -125,7 +179,7 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
                     next="Repair the source and load the parents again, or declare another `on_missing`",
                 )
     # A row is `parent_rejected` only if each parent that it lacks was rejected: one that never was is the harder fact.
-    edges = [e for e in plan.edges if e.strategy == WAIT and e.reference.on_missing != "set_null"]
+    edges = [e for e in plan.edges if e.waits and e.reference.on_missing != "set_null"]
     if not edges:
         return {}
     never = sql.SQL(" or ").join(
@@ -184,33 +238,44 @@ def _lacks(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
 
 
 def _was_rejected(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
-    return sql.SQL("exists (select from ferry.rejected_rows x where x.entity = {} and x.key = {})").format(
-        sql.Literal(edge.parent), _parent_key(plan, edge)
+    """Whether the parent was rejected, or will be because it lacks a parent itself."""
+    either = sql.SQL("exists (select from {} x where x.entity = {} and x.key = {})")
+    tables = ["rejected_rows", *(["waiting_rows"] if edge.strategy == AHEAD else [])]
+    return sql.SQL("({})").format(
+        sql.SQL(" or ").join(
+            either.format(sql.Identifier("ferry", table), sql.Literal(edge.parent), _parent_key(plan, edge))
+            for table in tables
+        )
     )
 
 
 def _revive(loader: Loader) -> int:
     """Let rows wait again that were rejected for their parent, if that parent has a key now."""
     plan = loader.plan
-    waits = [edge for edge in plan.edges if edge.strategy == WAIT]
+    waits = [edge for edge in plan.edges if edge.waits]
     if not waits:
         return 0
     resolved = sql.SQL(" and ").join(
-        sql.SQL("({null} or exists (select from {map} p where p.status <> 'tombstone' and {on}))").format(
-            null=sql.SQL(" or ").join(
-                sql.SQL("r.row->>{} is null").format(sql.Literal(name)) for name in edge.source_columns
-            ),
-            map=sql.Identifier("ferry", f"id_map_{edge.parent}"),
-            on=sql.SQL(" and ").join(
-                sql.SQL("p.{} = (r.row->>{})::{}").format(
-                    sql.Identifier(f"old_{key}"),
-                    sql.Literal(name),
-                    sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
-                )
-                for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
-            ),
-        )
-        for edge in waits
+        [sql.SQL("true")]
+        + [
+            sql.SQL("({null} or exists (select from {map} p where p.status <> 'tombstone' and {on}))").format(
+                null=sql.SQL(" or ").join(
+                    sql.SQL("r.row->>{} is null").format(sql.Literal(name)) for name in edge.source_columns
+                ),
+                map=sql.Identifier("ferry", f"id_map_{edge.parent}"),
+                on=sql.SQL(" and ").join(
+                    sql.SQL("p.{} = (r.row->>{})::{}").format(
+                        sql.Identifier(f"old_{key}"),
+                        sql.Literal(name),
+                        sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                    )
+                    for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
+                ),
+            )
+            for edge in waits
+            # Whether rows that need each other can come now is seen when all of them wait again.
+            if edge.strategy != AHEAD
+        ]
     )
     with loader.connection.transaction():
         row = loader.connection.execute(

@@ -441,7 +441,7 @@ class LoadSql:
                 return sql.SQL("({})").format(sql.SQL(key.expression or "null"))  # type: ignore[arg-type]
 
     def allocate(self) -> sql.Composed:
-        """Give the rows in the temporary table, which come from the waiting ones, their new keys ahead of themselves."""
+        """Give the waiting rows in the temporary table their new keys ahead of themselves."""
         plan = self.plan
         columns = {column.target: column for column in plan.columns}
         made = plan.declaration.target.key.source != "natural"

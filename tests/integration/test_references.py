@@ -1,0 +1,221 @@
+"""References of every shape: chains, cycles, orphans, and rows that the target takes only when their parents came."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ferry.errors import DeclarationError, PermanentError
+from ferry.replay import replay
+from ferry.settle import settle
+from small import Small
+
+HALVES = {"by": "half", "values": ["a", "b"]}
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
+    """Two empty databases and a folder for declarations."""
+    return Small(new_database, tmp_path)
+
+
+def a_chain(small: Small, rows: str, *, deferrable: str = "", nullable: bool = False) -> None:
+    """A table whose rows refer to each other, in two partitions; `code` tells them apart on both sides."""
+    small.source(
+        "create table nodes (id int primary key, up int, half text, code text)",
+        f"insert into nodes {rows}",
+    )
+    small.target(
+        "create table nodes (new_id bigint generated always as identity primary key, up bigint"
+        f" {'' if nullable else 'not null'} references nodes {deferrable}, half text, code text)"
+    )
+    small.declare(
+        "nodes",
+        f"id: int; up: int{' | None' if nullable else ''}; half: str; code: str",
+        partition=HALVES,
+        references=[{"column": "up", "to": "nodes"}],
+    )
+
+
+PARENTS = "select c.code, p.code from nodes c left join nodes p on p.new_id = c.up order by 1"
+
+
+def test_a_chain_of_ten_thousand_not_null_references_is_loaded_whole(small: Small) -> None:
+    """Each row refers to the next, across partitions, the last to itself; the target never allows NULL."""
+    a_chain(
+        small,
+        "select i, least(i + 1, 10000), case when i %% 2 = 0 then 'a' else 'b' end, i::text"
+        " from generate_series(1, 10000) i".replace("%%", "%"),
+    )
+    went = small.migrating.load("nodes", ("b", "a"))
+    assert not went.failed
+    small.migrating.settle()
+    assert small.outcomes("nodes") == {"extracted": 10_000, "inserted": 10_000}
+    assert {(int(a), int(b)) for a, b in small.rows(PARENTS)} == {
+        (i, min(i + 1, 10_000)) for i in range(1, 10_001)
+    }
+    again = small.migrating.load("nodes")
+    assert (again.different, again.skipped_chunks) == (0, again.chunks)
+
+
+def test_a_chain_without_an_end_is_rejected_and_each_row_says_why(small: Small) -> None:
+    """The row whose parent never was is `missing_parent`, all that hang from it `parent_rejected`; a ring stays."""
+    a_chain(
+        small,
+        "values (1, 99, 'a', '1'), (2, 1, 'b', '2'), (3, 2, 'a', '3'),"
+        " (10, 11, 'a', '10'), (11, 12, 'b', '11'), (12, 10, 'a', '12'), (13, 10, 'b', '13')",
+    )
+    small.migrating.load("nodes", ("a",))
+    small.migrating.settle()
+    assert small.outcomes("nodes") == {"extracted": 4, "waiting": 4}
+    small.migrating.load("nodes", ("b",))
+    small.migrating.settle()
+    assert small.rejected("nodes") == {"1": "missing_parent", "2": "parent_rejected", "3": "parent_rejected"}
+    assert small.rows(PARENTS) == [("10", "11"), ("11", "12"), ("12", "10"), ("13", "10")]
+    small.source("insert into nodes values (99, 99, 'b', '99')")
+    small.migrating.load_all()
+    assert small.rejected("nodes") == {}
+    assert ("3", "2") in small.rows(PARENTS)
+    assert small.outcomes("nodes")["extracted"] == 8
+
+
+def test_an_optional_reference_in_a_chain_that_must_exist_is_not_left_empty(small: Small) -> None:
+    """`on_missing: reject` holds for a nullable self-reference too: NULL stays NULL, an orphan is rejected."""
+    a_chain(small, "values (1, null, 'a', '1'), (2, 1, 'b', '2'), (3, 77, 'a', '3')", nullable=True)
+    small.migrating.load_all()
+    assert small.rejected("nodes") == {"3": "missing_parent"}
+    assert small.rows(PARENTS) == [("1", None), ("2", "1")]
+
+
+def a_ring(small: Small, firm: str, person: str, *, firm_boss: str = "reject") -> None:
+    """Firms have a boss, people work for a firm: a cycle over two tables."""
+    small.source(
+        "create table firms (id int primary key, boss int, name text)",
+        "create table people (id int primary key, firm int, name text)",
+        "insert into firms values (1, 10, 'one'), (2, 20, 'two'), (3, 99, 'three'), (4, 30, 'four')",
+        "insert into people values (10, 1, 'ten'), (20, 1, 'twenty'), (30, 3, 'thirty'), (40, 2, 'forty')",
+    )
+    small.target(
+        f"create table firms (new_id bigint generated always as identity primary key, boss bigint {firm}, name text)",
+        "create table people (new_id bigint generated always as identity primary key,"
+        f" firm bigint {person} references firms, name text)",
+        "alter table firms add constraint firms_boss foreign key (boss) references people",
+    )
+    small.declare(
+        "firms", "id: int; boss: int; name: str",
+        references=[{"column": "boss", "to": "people", "on_missing": firm_boss}],
+    )  # fmt: skip
+    small.declare("people", "id: int; firm: int; name: str", references=[{"column": "firm", "to": "firms"}])
+
+
+RING = (
+    "select f.name, p.name from firms f left join people p on p.new_id = f.boss"
+    " union all select p.name, f.name from people p join firms f on f.new_id = p.firm order by 1"
+)
+
+
+def test_a_cycle_with_one_nullable_reference_is_opened_there(small: Small) -> None:
+    """The nullable side goes in as NULL and is filled in; who is really missing stays NULL."""
+    a_ring(small, "", "not null", firm_boss="set_null")
+    plans = small.migrating.plans()
+    assert [(e.parent, e.strategy) for n in plans.order for e in plans[n].edges] == [
+        ("people", "null first, then update"), ("firms", "wait"),
+    ]  # fmt: skip
+    small.migrating.load_all()
+    assert small.rows(RING) == [
+        ("forty", "two"), ("four", "thirty"), ("one", "ten"), ("ten", "one"), ("thirty", "three"),
+        ("three", None), ("twenty", "one"), ("two", "twenty"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [("firms", "people"), ("people", "firms")])
+def test_a_cycle_of_not_null_references_is_inserted_together(small: Small, order: tuple[str, str]) -> None:
+    """With one deferrable constraint both tables are filled in one transaction; who lacks anybody is rejected."""
+    a_ring(small, "not null", "not null")
+    small.target("alter table firms alter constraint firms_boss deferrable")
+    for name in order:
+        assert not small.migrating.load(name).failed
+    small.migrating.settle()
+    assert small.rows(RING) == [
+        ("forty", "two"), ("one", "ten"), ("ten", "one"), ("twenty", "one"), ("two", "twenty"),
+    ]  # fmt: skip
+    assert small.rejected("firms") == {"3": "missing_parent", "4": "parent_rejected"}
+    assert small.rejected("people") == {"30": "parent_rejected"}
+
+
+def test_a_cycle_that_no_order_resolves_is_refused_with_the_way_out(small: Small) -> None:
+    """Nothing is read or written; the message has a statement that helps, and with it the plan goes through."""
+    a_ring(small, "not null", "not null")
+    with pytest.raises(DeclarationError, match="neither can be inserted first") as refused:
+        small.migrating.plans()
+    statement = re.search(r"alter table [^;]+ deferrable", str(refused.value))
+    assert statement
+    small.target(statement[0])
+    assert {edge.strategy for plan in small.migrating.plans().entities.values() for edge in plan.edges} == {
+        "keys ahead"
+    }
+
+
+def parents_and_children(small: Small, on_missing: str, *, nullable: bool = True) -> None:
+    """Children with a parent each; the parent with the id 2 breaks its contract, 9 does not exist."""
+    small.source(
+        "create table parents (id int primary key, name text)",
+        "create table children (id int primary key, parent int, name text)",
+        "insert into parents values (1, 'one'), (2, '')",
+        "insert into children values (1, 1, 'a'), (2, 2, 'b'), (3, 9, 'c'), (4, null, 'd')",
+    )
+    small.target(
+        "create table parents (new_id bigint generated always as identity primary key, name text)",
+        "create table children (new_id bigint generated always as identity primary key, parent bigint"
+        f" {'' if nullable else 'not null'} references parents, name text check (name <> 'c'))",
+    )
+    small.declare("parents", "id: int; name: Annotated[str, Field(min_length=1)]")
+    small.declare(
+        "children", "id: int; parent: int | None; name: str",
+        references=[{"column": "parent", "to": "parents", "on_missing": on_missing}],
+    )  # fmt: skip
+
+
+LINKS = "select c.name, p.name from children c left join parents p on p.new_id = c.parent order by 1"
+
+
+def test_a_reference_set_to_null_is_filled_in_when_its_parent_comes_after_all(small: Small) -> None:
+    """A child whose parent was rejected stays, without parent; after the replay of the parent it has it again."""
+    parents_and_children(small, "set_null")
+    small.target("alter table children drop constraint children_name_check")
+    small.migrating.load_all()
+    assert small.rows(LINKS) == [("a", "one"), ("b", None), ("c", None), ("d", None)]
+    small.declare("parents", "id: int; name: str")
+    plans = small.migrating.plans()
+    replay(plans, small.migrating.settings)
+    settle(plans, small.migrating.settings)
+    assert small.rows(LINKS) == [("a", "one"), ("b", ""), ("c", None), ("d", None)]
+    assert small.migrating.load("children").different == 0
+
+
+def test_a_waiting_row_that_the_target_refuses_is_the_only_one_rejected(small: Small) -> None:
+    """Settling isolates the row; the others of its partition are loaded, and the accounts add up."""
+    parents_and_children(small, "set_null")
+    small.migrating.load("children")
+    small.migrating.load("parents")
+    small.migrating.settle()
+    assert small.rejected("children") == {"3": "target_refused"}
+    assert [name for name, _ in small.rows(LINKS)] == ["a", "b", "d"]
+    assert small.outcomes("children") == {"extracted": 4, "inserted": 3, "rejected": 1}
+    small.target("alter table children drop constraint children_name_check")
+    plans = small.migrating.plans()
+    replay(plans, small.migrating.settings)
+    settle(plans, small.migrating.settings)
+    assert [name for name, _ in small.rows(LINKS)] == ["a", "b", "c", "d"]
+    assert small.outcomes("children") == {"extracted": 4, "inserted": 4}
+
+
+def test_fail_stops_settling_and_names_the_first_row(small: Small) -> None:
+    """`on_missing: fail` rejects nothing by itself: the rows wait until somebody decides."""
+    parents_and_children(small, "fail")
+    small.migrating.load("parents")
+    small.migrating.load("children")
+    with pytest.raises(PermanentError, match=r"2 rows refer to parents.*first has the key"):
+        small.migrating.settle()
+    assert small.outcomes("children") == {"extracted": 4, "inserted": 2, "waiting": 2}
