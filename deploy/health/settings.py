@@ -50,8 +50,8 @@ def mistakes(config: dict[str, Any], environment: dict[str, str], volumes: tuple
         if volume.exists() and not os.access(volume, os.W_OK | os.X_OK):
             owner = volume.stat()
             yield (
-                f"{volume} belongs to user {owner.st_uid}, so user {os.getuid()} cannot write there. Another image made the "
-                "volume. Give it away: "
+                f"{volume} belongs to user {owner.st_uid}, so user {os.getuid()} cannot write there. "
+                "Another image made the volume. Give it away: "
                 f"docker run --rm -u 0 -v VOLUME:/v debian:trixie-slim chown -R {os.getuid()} /v"
             )
 
