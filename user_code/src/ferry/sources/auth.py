@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -99,7 +99,7 @@ class OAuth1:
             key, client_secret=secret, resource_owner_key=token, resource_owner_secret=token_secret,
             realm=self._realm, signature_method=self._method, timestamp=str(int(now)), nonce=uuid.uuid4().hex,
         )  # fmt: skip
-        _, headers, _ = client.sign(str(request.url), http_method=request.method)
+        _, headers, _ = client.sign(str(request.url), http_method=cast(Any, request.method))
         request.headers["Authorization"] = headers["Authorization"]
         self._first_signed_at = now if self._first_signed_at is None else self._first_signed_at
 

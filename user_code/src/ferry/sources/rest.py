@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -212,7 +213,7 @@ class RestSource:
 
     def _last_key(self, answer: Answer, records: list[dict[str, Any]]) -> Any:
         keys = [dig(r, self.declared.paging.key.split(".")) for r in records]
-        if None in keys or any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+        if None in keys or any(a >= b for a, b in pairwise(keys)):
             raise PermanentError(
                 "the rows do not come in the order of their key",
                 where=answer.request,

@@ -5,26 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 
-from ferry.errors import DeclarationError
 from ferry.sources import auth as kinds
 from ferry.sources.calls import Auth
+from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
 from ferry.sources.shape import Field as Column
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BearerAuth(_Strict):
+class BearerAuth(Declared):
     """A token that does not change."""
 
     kind: Literal["bearer"]
     token: SecretStr
 
 
-class BasicAuth(_Strict):
+class BasicAuth(Declared):
     """A user and a password."""
 
     kind: Literal["basic"]
@@ -32,7 +28,7 @@ class BasicAuth(_Strict):
     password: SecretStr
 
 
-class ApiKeyAuth(_Strict):
+class ApiKeyAuth(Declared):
     """A key in a header or in the query."""
 
     kind: Literal["api_key"]
@@ -41,7 +37,7 @@ class ApiKeyAuth(_Strict):
     place: Literal["header", "query"] = "header"
 
 
-class OAuth2Auth(_Strict):
+class OAuth2Auth(Declared):
     """OAuth 2.0: with a refresh token when there is one, with client credentials otherwise."""
 
     kind: Literal["oauth2"]
@@ -52,7 +48,7 @@ class OAuth2Auth(_Strict):
     scope: str = ""
 
 
-class OAuth1Auth(_Strict):
+class OAuth1Auth(Declared):
     """OAuth 1.0a, each request signed."""
 
     kind: Literal["oauth1"]
@@ -69,7 +65,7 @@ AnyAuth = Annotated[
 ]
 
 
-class Paging(_Strict):
+class Paging(Declared):
     """How one page leads to the next.
 
     Attributes:
@@ -96,7 +92,7 @@ class Paging(_Strict):
     key: str = "id"
 
 
-class WindowParams(_Strict):
+class WindowParams(Declared):
     """How a window is asked for.
 
     Attributes:
@@ -113,14 +109,14 @@ class WindowParams(_Strict):
     field: str = ""
 
 
-class Counting(_Strict):
+class Counting(Declared):
     """Where the API says how many rows a window has: a path, and the value in its answer."""
 
     path: str
     value: str = "count"
 
 
-class Changes(_Strict):
+class Changes(Declared):
     """How to ask for what changed since an instant: the second look at a source that moves while it is read."""
 
     since: str
@@ -128,7 +124,7 @@ class Changes(_Strict):
     overlap: float = 120
 
 
-class Rate(_Strict):
+class Rate(Declared):
     """What the API allows.
 
     Attributes:
@@ -149,7 +145,7 @@ class Rate(_Strict):
     concurrency: int = 0
 
 
-class Retries(_Strict):
+class Retries(Declared):
     """How long to go on: tries of a failing call, and seconds to wait out throttling and outages."""
 
     attempts: int = 6
@@ -159,22 +155,14 @@ class Retries(_Strict):
     timeout: float = 60
 
 
-class ThrottleRule(_Strict):
+class ThrottleRule(Declared):
     """An answer that means throttling though its status is not 429."""
 
     status: int
     contains: str
 
 
-class FieldSpec(_Strict):
-    """One column; see `ferry.sources.shape.Field`."""
-
-    type: str
-    path: str = ""
-    parse: bool = False
-
-
-class RestDeclaration(_Strict):
+class RestDeclaration(Declared):
     """A REST API and one resource of it.
 
     Attributes:
@@ -197,8 +185,8 @@ class RestDeclaration(_Strict):
     key: str | list[str] | None = None
     version: str | None = None
     auth: AnyAuth | None = None
-    headers: dict[str, str] = {}
-    params: dict[str, str | int | bool] = {}
+    headers: dict[str, str] = Field(default={})
+    params: dict[str, str | int | bool] = Field(default={})
     paging: Paging = Paging()
     window: WindowParams | None = None
     window_key: str = ""
@@ -217,20 +205,11 @@ class RestDeclaration(_Strict):
     @classmethod
     def parse(cls, given: dict[str, Any], where: str = "source") -> RestDeclaration:
         """From a declaration's mapping; raises `DeclarationError` with each fault and its place."""
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise DeclarationError(
-                "the REST declaration is not right", where=where, why=faults, next="See docs/sources.md"
-            ) from None
+        return checked(cls, given, where)
 
     def columns(self) -> list[Column] | None:
         """The declared columns."""
-        if self.fields is None:
-            return None
-        specs = {n: FieldSpec(type=s) if isinstance(s, str) else s for n, s in self.fields.items()}
-        return [Column(name, s.type, s.path, s.parse) for name, s in specs.items()]
+        return columns_of(self.fields)
 
 
 def proof(declared: AnyAuth | None, state_dir: Path) -> Auth | None:

@@ -134,6 +134,63 @@ class Shape:
             columns.append(pa.array(texts, pa.string()))
         return pa.RecordBatch.from_arrays(columns, schema=self.schema())
 
+    def columns(self, given: dict[str, pa.Array], where: str) -> pa.RecordBatch:
+        """Columns of text, as files have them, as one batch: parsed where that is declared, otherwise as they are.
+
+        Raises:
+            PermanentError: a column is missing or not declared, or a value is not of its type.
+        """
+        if self.fields is None:
+            kept = {name: values for name, values in given.items() if name not in self.ignore}
+            return pa.RecordBatch.from_arrays(list(kept.values()), names=list(kept))
+        self._compare_columns(list(given), where)
+        unfit: dict[int, dict[str, Any]] = {}
+        columns = []
+        for one in self.fields:
+            values = given[one.path or one.name]
+            is_text = one.type == "text"
+            columns.append(values if is_text else self._column(one, values.to_pylist(), where, unfit))
+        if self.unfit == "carry":
+            rows = len(columns[0]) if columns else 0
+            columns.append(
+                pa.array([canonical(unfit[at]) if at in unfit else None for at in range(rows)], pa.string())
+            )
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema())
+
+    def typed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
+        """A batch that has its own types: the declared columns of it, which must be of the declared types.
+
+        Raises:
+            PermanentError: a column is missing, not declared, or of another type.
+        """
+        if self.fields is None:
+            return batch.select([name for name in batch.schema.names if name not in self.ignore])
+        self._compare_columns(batch.schema.names, where)
+        for one in self.fields:
+            is_there = batch.schema.field(one.path or one.name).type
+            if is_there != one.arrow:
+                raise PermanentError(
+                    f"column {one.name} is {is_there}, and {one.arrow} is declared",
+                    where=where,
+                    next=f"Declare {one.name} as the file has it; the mapping converts",
+                )
+        columns = [batch.column(one.path or one.name) for one in self.fields]
+        return pa.RecordBatch.from_arrays(columns, names=[one.name for one in self.fields])
+
+    def _compare_columns(self, names: list[str], where: str) -> None:
+        wanted = [f.path or f.name for f in self.fields or []]
+        unknown = [] if "*" in self.ignore else [n for n in names if n not in wanted and n not in self.ignore]
+        missing = [n for n in wanted if n not in names]
+        if unknown or missing:
+            parts = [
+                f"{what}: {', '.join(n)}" for what, n in (("undeclared", unknown), ("missing", missing)) if n
+            ]
+            raise PermanentError(
+                f"the columns are not the declared ones ({'; '.join(parts)})",
+                where=where,
+                next="Declare them under fields, or under ignore if they go nowhere",
+            )
+
     def _fields(self) -> list[Field]:
         if self.fields is not None:
             return self.fields

@@ -1,0 +1,49 @@
+"""What all declarations of sources share: strictness, columns, and errors that name each fault and its place."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ferry.errors import DeclarationError
+from ferry.sources.shape import Field as Column
+
+
+class Declared(BaseModel):
+    """A declaration: unknown words are faults, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldSpec(Declared):
+    """One column; see `ferry.sources.shape.Field`."""
+
+    type: str
+    path: str = ""
+    parse: bool = False
+
+
+D = TypeVar("D", bound=Declared)
+
+
+def checked(kind: type[D], given: Any, where: str) -> D:
+    """The declaration of that kind; raises `DeclarationError` with each fault and its place."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise DeclarationError(
+            "the declaration is not right", where=where, why=faults, next="See docs/sources.md"
+        ) from None
+
+
+def columns_of(fields: dict[str, FieldSpec | str] | None) -> list[Column] | None:
+    """The declared columns; None when they are taken from the rows."""
+    if fields is None:
+        return None
+    specs = {n: FieldSpec(type=s) if isinstance(s, str) else s for n, s in fields.items()}
+    columns = [Column(name, s.type, s.path, s.parse) for name, s in specs.items()]
+    for column in columns:
+        _ = column.arrow  # an unknown type is said now, not at the first page
+    return columns

@@ -1,0 +1,290 @@
+"""Files as a source: CSV, JSONL, Parquet, Excel and fixed width, local, on S3-like stores and over SFTP.
+
+Files are read in bounded parts, whatever their size; gzip and Zstandard are unpacked on the way. A fault names the
+file and the line. The checkpoint after each page is a place in a file together with the file's size and version, so
+a file that changed in between is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, SecretStr
+from upath import UPath
+
+from ferry.errors import DeclarationError, FerryError, PermanentError
+from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
+from ferry.sources.file_bytes import BLOCK_BYTES, LINE_BYTES, OpenedFile, compression_of, store_fault
+from ferry.sources.file_csv import read_csv
+from ferry.sources.file_formats import (
+    CsvFormat,
+    ExcelFormat,
+    FixedWidthFormat,
+    JsonlFormat,
+    ParquetFormat,
+    Part,
+    read_excel,
+    read_fixed_width,
+    read_jsonl,
+    read_parquet,
+)
+from ferry.sources.page import Completeness, Page, Tally, Window, WindowIncomplete, digest, frozen
+from ferry.sources.shape import Shape
+
+_FORMATS = {
+    ".csv": CsvFormat(), ".tsv": CsvFormat(delimiter="\t"), ".jsonl": JsonlFormat(), ".ndjson": JsonlFormat(),
+    ".parquet": ParquetFormat(), ".xlsx": ExcelFormat(),
+}  # fmt: skip
+
+
+class FileDeclaration(Declared):
+    """Files of one kind.
+
+    Attributes:
+        url: a path or URL, with `*` and `**` for many: `/data/orders-*.csv.gz`, `s3://bucket/orders/*.parquet`,
+            `sftp://host/out/*.csv`.
+        options, secrets: for the file system (`endpoint_url`, `key`, `secret`, `username`, `password`, …).
+        compression: `gzip`, `zstd`, `none`, or `auto` by the name's ending.
+        format: what the files are; by the name's ending when left out.
+        fields, ignore, unfit: as for REST; text is parsed only where `parse: true` says so.
+        max_line_bytes: a longer record is refused.
+        max_expansion: how many times its size a compressed file may unfold to.
+    """
+
+    url: str
+    options: dict[str, Any] = Field(default={})
+    secrets: dict[str, SecretStr] = Field(default={})
+    compression: Literal["auto", "none", "gzip", "zstd"] = "auto"
+    format: CsvFormat | JsonlFormat | ParquetFormat | ExcelFormat | FixedWidthFormat | None = Field(
+        default=None, discriminator="kind"
+    )
+    fields: dict[str, FieldSpec | str] | None = None
+    ignore: tuple[str, ...] = ()
+    unfit: Literal["fail", "carry"] = "fail"
+    max_line_bytes: int = LINE_BYTES
+    max_expansion: int = 200
+
+    @classmethod
+    def parse(cls, given: dict[str, Any], where: str = "source") -> FileDeclaration:
+        """From a declaration's mapping; raises `DeclarationError` with each fault and its place."""
+        return checked(cls, given, where)
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """One file that the URL matches: its name (the partition), bytes (-1 if unknown), and what tells a change."""
+
+    name: str
+    path: str
+    size: int
+    version: str
+
+
+class FileSource:
+    """Files that a URL matches, in the order of their names.
+
+    A window over files has the key `file` and names as edges; `partition_window` makes the one of a single file.
+    """
+
+    def __init__(
+        self, declaration: FileDeclaration | None = None, *, block_bytes: int = BLOCK_BYTES, **given: Any
+    ) -> None:
+        self.declared = declaration or FileDeclaration.parse(given)
+        self.completeness: Completeness | None = None
+        self._block_bytes = block_bytes
+        options = self.declared.options | {k: v.get_secret_value() for k, v in self.declared.secrets.items()}
+        base, self._pattern = _split(self.declared.url)
+        try:
+            self._base = UPath(base, **cast(Any, options))
+            self._fs = self._base.fs
+        except (ImportError, ValueError, TypeError, OSError) as error:
+            raise DeclarationError(
+                "this URL cannot be opened", where=self.declared.url, why=str(error)
+            ) from None
+
+    def preflight(self) -> None:
+        """Raise a `FerryError` unless at least one file is there and the first can be opened and begun."""
+        found = self.files()
+        if not found:
+            raise PermanentError(
+                "no file matches",
+                where=self.declared.url,
+                next="Check the path, the pattern and the permissions",
+            )
+        next(self._parts(found[0], None), None)
+
+    def files(self) -> list[FoundFile]:
+        """The files there are now, by name: the dynamic partitions."""
+        path = self._base.path.rstrip("/")
+        try:
+            self._fs.invalidate_cache()
+            if not self._pattern:
+                return [_found(self._base.name, self._fs.info(path))]
+            listed = cast(dict[str, Any], self._fs.find(path, detail=True))
+        except FileNotFoundError:
+            return []
+        except Exception as error:  # each file system has errors of its own
+            raise store_fault(error, self.declared.url) from None
+        found = (_found(name.removeprefix(path).lstrip("/"), info) for name, info in listed.items())
+        return sorted((f for f in found if self._pattern.fullmatch(f.name)), key=lambda f: f.name)
+
+    def partition_window(self, name: str) -> Window:
+        """The window that has this one file."""
+        return Window("file", name, name + "\0")
+
+    def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
+        """Pages of the window's files.
+
+        Raises:
+            WindowIncomplete: a file is truncated or damaged, or changed since the checkpoint.
+            PermanentError: a file is not what was declared; the message has the line.
+        """
+        self.completeness = None
+        declared = self.declared.model_dump(mode="json", exclude={"options", "secrets"})
+        of = digest([declared, window.as_dict() if window else None])
+        if checkpoint is not None and checkpoint.get("of") != of:
+            raise DeclarationError(
+                "this checkpoint belongs to another declaration or window",
+                next="Read the window from its beginning",
+            )
+        state = frozen(checkpoint) if checkpoint else _begin(of)
+        shape = Shape(columns_of(self.declared.fields), self.declared.ignore, unfit=self.declared.unfit)
+        shape.restore(state["shape"])
+        tally = Tally.from_dict(state["tally"])
+        files = [f for f in self.files() if _is_inside(f.name, window)]
+        self._refuse_changed(files, state)
+        for file in files:
+            if file.name in state["done"]:
+                continue
+            place = state["place"] if state["file"] and state["file"][0] == file.name else None
+            for part in self._parts(file, place):
+                batch = _batch(shape, part)
+                if 0 <= part.rows != batch.num_rows:
+                    raise WindowIncomplete(f"{batch.num_rows} rows came of {part.rows}", where=part.where)
+                tally.swap("0", _content(batch))
+                tally.arrived += batch.num_rows
+                state["counted"] = state["counted"] and part.rows >= 0
+                state |= {"file": [file.name, file.size, file.version], "place": part.place}
+                if part.place is None:
+                    state["done"][file.name] = [file.size, file.version]
+                state |= {"tally": tally.as_dict(), "shape": shape.as_dict()}
+                yield Page(batch, frozen(state), 1)
+        stated = tally.arrived if state["counted"] else None
+        self.completeness = Completeness(stated, tally.arrived, tally.hash)
+
+    def _refuse_changed(self, files: list[FoundFile], state: dict[str, Any]) -> None:
+        there = {f.name: [f.size, f.version] for f in files}
+        begun = dict(state["done"])
+        if state["file"]:
+            begun[state["file"][0]] = state["file"][1:]
+        for name, was in begun.items():
+            if there.get(name) != was:
+                what = "changed" if name in there else "is gone"
+                raise WindowIncomplete(
+                    f"the file {what} since the reading began",
+                    where=name,
+                    next="Read the window from its beginning",
+                )
+
+    def _parts(self, file: FoundFile, place: Any) -> Iterator[Part]:
+        form = self.declared.format or _format_of(file.name)
+        opened = OpenedFile(
+            name=file.name,
+            open=lambda: cast(BinaryIO, self._fs.open(file.path, "rb")),
+            size=file.size,
+            compression=compression_of(file.name, self.declared.compression),
+            encoding=getattr(form, "encoding", "utf-8"),
+            max_line_bytes=self.declared.max_line_bytes,
+            max_expansion=self.declared.max_expansion,
+            block_bytes=self._block_bytes,
+        )
+        try:
+            match form:
+                case CsvFormat():
+                    names = list(self.declared.fields) if self.declared.fields and not form.header else None
+                    yield from read_csv(opened, form, names, place)
+                case JsonlFormat():
+                    yield from read_jsonl(opened, place)
+                case FixedWidthFormat():
+                    yield from read_fixed_width(opened, form, place)
+                case ExcelFormat():
+                    yield from read_excel(opened, form, place)
+                case ParquetFormat():
+                    yield from read_parquet(opened, place)
+        except (FerryError, GeneratorExit):
+            raise
+        except LookupError as error:
+            raise DeclarationError("there is no such encoding", where=file.name, why=str(error)) from None
+        except Exception as error:  # each file system has errors of its own
+            raise store_fault(error, file.name) from error
+
+
+def _begin(of: str) -> dict[str, Any]:
+    return {
+        "of": of, "file": None, "place": None, "done": {}, "counted": True, "tally": Tally().as_dict(),
+        "shape": Shape().as_dict(),
+    }  # fmt: skip
+
+
+def _batch(shape: Shape, part: Part) -> pa.RecordBatch:
+    if part.batch is not None:
+        return shape.typed(part.batch, part.where)
+    if part.columns is not None:
+        return shape.columns(part.columns, part.where)
+    return shape.batch(part.records or [], part.where)
+
+
+def _content(batch: pa.RecordBatch) -> str:
+    """A hash of the rows that does not depend on their order, nor on how they were parted."""
+    if not batch.num_rows or not batch.num_columns:
+        return "0"
+    hashes = cast(pl.DataFrame, pl.from_arrow(batch)).hash_rows(seed=7).to_numpy()
+    return f"{int(hashes.sum(dtype=np.uint64)):x}"
+
+
+def _split(url: str) -> tuple[str, re.Pattern[str] | None]:
+    """The folder before the first wildcard, and the pattern of names below it."""
+    at = re.search(r"[*?\[]", url)
+    if not at:
+        return url, None
+    cut = url.rfind("/", 0, at.start()) + 1
+    parts = []
+    for token in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", url[cut:]):
+        known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token)
+        parts.append(known or (token if token.startswith("[") and token.endswith("]") else re.escape(token)))
+    return url[:cut] or ".", re.compile("".join(parts))
+
+
+def _found(name: str, info: dict[str, Any]) -> FoundFile:
+    size = info.get("size")
+    told = [info.get(k) for k in ("ETag", "etag", "LastModified", "mtime", "modified")]
+    version = next((str(t) for t in told if t is not None), "")
+    return FoundFile(name, info["name"], -1 if size is None else int(size), version)
+
+
+def _is_inside(name: str, window: Window | None) -> bool:
+    if window is None:
+        return True
+    if window.key != "file":
+        raise DeclarationError(
+            f"files have no window on {window.key}", next="Their window is on `file`, by name"
+        )
+    low, high = window.start, window.end
+    return (low is None or name >= str(low)) and (high is None or name < str(high))
+
+
+def _format_of(name: str) -> Any:
+    bare = re.sub(r"\.(gz|gzip|zst|zstd)$", "", name.lower())
+    found = next((form for ending, form in _FORMATS.items() if bare.endswith(ending)), None)
+    if found is None:
+        known = ", ".join(_FORMATS)
+        raise DeclarationError(
+            "the name's ending tells no format", where=name, next=f"Declare format (known: {known})"
+        )
+    return found
