@@ -18,6 +18,7 @@ FORMATS = {"hour": "%Y-%m-%d-%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month"
 
 # A list that long is a mistake in `every`, and Dagster's UI does not cope with more.
 MOST_PARTITIONS = 100_000
+_FOREVER = datetime.datetime.max
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Scheme:
         """The keys from `first` to `last`, both included."""
         keys = self.keys
         low, high = (keys.index(self.window(key, entity).key) for key in (first, last))
+        if low > high:
+            raise DeclarationError(
+                f"the partition {first!r} lies after {last!r}", where=entity, next=f"Write {last}:{first}"
+            )
         return keys[low : high + 1]
 
 
@@ -71,7 +76,7 @@ def scheme_of(migration: Migration, name: str, now: datetime.datetime | None = N
     Args:
         migration: all entities.
         name: the entity.
-        now: the moment up to which a scheme without `end` reaches (UTC; default: this moment).
+        now: the moment up to which a scheme reaches that has not come to its `end` (UTC; default: this moment).
     """
     entity, seen = _cut_by(migration, name), now or datetime.datetime.now(datetime.UTC)
     partition = entity.declaration.partition
@@ -87,16 +92,20 @@ def scheme_of(migration: Migration, name: str, now: datetime.datetime | None = N
         start, end = partition.start, partition.end
         if not isinstance(start, int) or not isinstance(end, int):
             raise _wrong(entity, "`start` and `end` have to be whole numbers")
-        bounds: list[Any] = list(range(start, end, partition.every))
+        steps = range(start, end, partition.every)
+        if len(steps) > MOST_PARTITIONS:
+            raise _wrong(entity, f"`every: {partition.every}` makes more than {MOST_PARTITIONS} partitions")
+        bounds: list[Any] = list(steps)
         keys = [str(bound) for bound in bounds]
         return Scheme(partition.by, _windows(entity, keys, bounds), every=partition.every)
     start = _moment(partition.start)
     end = _moment(partition.end) if partition.end is not None else None
     if start is None or (end is not None and end < start):
         raise _wrong(entity, "`end` lies before `start`")
-    until = end or seen.replace(tzinfo=None)
+    # A window that has not begun yet is no partition: nothing could be loaded, and children would wait for it.
+    until = min(end or _FOREVER, seen.astimezone(datetime.UTC).replace(tzinfo=None) if seen.tzinfo else seen)
     moments = [floor(start, str(partition.every))]
-    while (after := _next(moments[-1], str(partition.every))) <= until:
+    while (after := following(moments[-1], str(partition.every))) <= until:
         moments.append(after)
         if len(moments) > MOST_PARTITIONS:
             raise _wrong(entity, f"`every: {partition.every}` makes more than {MOST_PARTITIONS} partitions")
@@ -163,7 +172,8 @@ def floor(moment: datetime.datetime, every: str) -> datetime.datetime:
             return day
 
 
-def _next(moment: datetime.datetime, every: str) -> datetime.datetime:
+def following(moment: datetime.datetime, every: str) -> datetime.datetime:
+    """The start of the next partition, given the start of one."""
     match every:
         case "hour":
             return moment + datetime.timedelta(hours=1)
