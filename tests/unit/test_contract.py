@@ -191,6 +191,20 @@ def test_a_contract_that_meets_the_wrong_table_keeps_few_errors_a_row_and_counts
     assert len(verdict.counts) == 5_000
 
 
+def test_a_row_that_fails_after_the_limit_of_errors_is_rejected_all_the_same() -> None:
+    """Rows with very many errors crowd out other errors, never another row."""
+    natural = Annotated[int, Field(ge=0)]
+    model = contract_of(many=list[natural], late=natural, last=natural)
+    bad_but_one, bad_one = [-1] * 999 + [0], [0] * 999 + [-1]
+    verdict = judged(model, many=[[-1] * 1_000] * 999 + [[]], late=bad_but_one, last=bad_one)
+    assert verdict.rejected_rows.tolist() == list(range(1_000))
+    assert verdict.counts == {
+        f"{name}: greater_than_equal": rows for name, rows in [("many", 999), ("late", 999), ("last", 1)]
+    }
+    assert verdict.errors.num_rows <= 250_000 + 1_000
+    assert verdict.errors.to_pylist()[-1]["column"] == "last"
+
+
 @pytest.mark.parametrize(
     ("pattern", "rule"),
     [

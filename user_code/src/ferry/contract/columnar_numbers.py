@@ -135,9 +135,9 @@ _DIGITS_KEPT = 28  # by Python's Decimal arithmetic, which Pydantic counts digit
 
 
 def numeric_texts(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
-    """PostgreSQL `numeric` as ADBC carries it, as text: a pattern counts digits, floats keep off the bounds.
+    """PostgreSQL `numeric` as ADBC carries it, as text: a pattern counts digits, floats keep the bounds.
 
-    NaN, infinities, exponents, very many digits and values close to a bound are left to Pydantic.
+    NaN, infinities, exponents, very many digits and values that equal a bound as floats are left to Pydantic.
     """
     digits, places = node.get("max_digits"), node.get("decimal_places")
     counted = digits is not None or places is not None
@@ -163,8 +163,8 @@ def numeric_texts(node: Node, _dtype: pa.DataType, _: Node) -> Doubter:
         if limits:
             values = texts.cast(pl.Float64, strict=False)
             for rule, limit in limits:
-                margin = max(abs(limit), 1.0) * 1e-9
-                sure &= (values > limit + margin) if rule in ("ge", "gt") else (values < limit - margin)
+                # Rounding keeps the order: what is above as a float is above.
+                sure &= (values > limit) if rule in ("ge", "gt") else (values < limit)
         return None if sure.all() else ~sure.fill_null(value=False).to_numpy()
 
     return doubt
