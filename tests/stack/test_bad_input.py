@@ -4,72 +4,13 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkout import Checkout
 
-from stack import ROOT, command, free_port
-
-COPIED = ("deploy", "user_code", "docker-compose.yml", "Dockerfile.dagster", "Dockerfile.user_code")
-FILES = ("requirements.lock", ".env.example", ".dockerignore")
-
-
-@dataclass
-class Checkout:
-    """A copy of the checkout with a Compose project of its own."""
-
-    folder: Path
-    project: str
-
-    def start(self, *, settings: dict[str, str] | None = None, **environment: str) -> tuple[int, str]:
-        """Exit status and words of `make up`'s script; `settings` are written into .env before."""
-        if settings:
-            self.write(**settings)
-        done = subprocess.run(
-            [self.folder / "deploy" / "start.sh"],
-            cwd=self.folder,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    def write(self, **settings: str) -> None:
-        """Put settings at the end of .env, where the last one of a name counts."""
-        with (self.folder / ".env").open("a") as file:
-            file.writelines(f"{name}={value}\n" for name, value in settings.items())
-
-    def containers(self) -> list[str]:
-        """Names of the project's containers, those that do not run included."""
-        label = f"label=com.docker.compose.project={self.project}"
-        return command("docker", "ps", "-a", "--filter", label, "--format", "{{.Names}}").split()
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    """A copy of the checkout that was set up once by its own script."""
-    for name in COPIED + FILES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-            )
-        else:
-            shutil.copy(ROOT / name, tmp_path / name)
-    copy = Checkout(tmp_path, f"ferrybad-{os.getpid()}")
-    subprocess.run([tmp_path / "deploy" / "settings.sh"], check=True, capture_output=True)
-    copy.write(FERRY_PROJECT=copy.project, FERRY_PORT=str(free_port()))
-    yield copy
-    copy.write(DAGSTER_POSTGRES_PASSWORD="x", FERRY_RUN_MEMORY="1Gi")
-    subprocess.run(
-        ["docker", "compose", "--profile", "demo", "down", "--volumes", "--timeout", "5"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+from stack import command
 
 
 def stand_in_for_docker(folder: Path, lines: str) -> str:
@@ -119,7 +60,7 @@ def test_what_the_machine_lacks_is_named(
     assert status == 1
     assert said in words
     assert len(words.splitlines()) == 1
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
 
 
 def test_an_empty_secret_stops_the_start(checkout: Checkout) -> None:
@@ -128,7 +69,7 @@ def test_an_empty_secret_stops_the_start(checkout: Checkout) -> None:
     assert status == 1
     assert "DAGSTER_POSTGRES_PASSWORD" in words
     assert 'run "make up"' in words
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
 
 
 def test_settings_are_made_once_with_a_random_password(checkout: Checkout) -> None:
@@ -155,7 +96,7 @@ def test_a_port_in_use_stops_the_start(checkout: Checkout) -> None:
         status, words = checkout.start(settings={"FERRY_PORT": str(port)})
     assert status == 1
     assert f"Port {port} is in use by another program. Set FERRY_PORT in .env" in words
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
 
 
 def test_a_limit_that_is_no_size_stops_the_start(checkout: Checkout) -> None:
@@ -164,7 +105,7 @@ def test_a_limit_that_is_no_size_stops_the_start(checkout: Checkout) -> None:
     assert status == 1
     assert "FERRY_RUN_MEMORY: 'plenty' is refused, because it is not a size" in words
     assert "Nothing was left running" in words
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
 
 
 def test_a_volume_with_a_wrong_owner_stops_the_start(checkout: Checkout) -> None:
@@ -186,7 +127,7 @@ def test_a_volume_with_a_wrong_owner_stops_the_start(checkout: Checkout) -> None
     assert status == 1
     assert "/var/lib/ferry/stage belongs to user 0, so user 10001 cannot write there" in words
     assert "chown -R 10001" in words
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
 
 
 def test_a_code_location_that_does_not_import_stops_the_start(checkout: Checkout) -> None:
@@ -197,4 +138,4 @@ def test_a_code_location_that_does_not_import_stops_the_start(checkout: Checkout
     assert status == 1
     assert "The service user-code does not start" in words
     assert "the mapping file is missing" in words
-    assert checkout.containers() == []
+    assert checkout.left("container") == []
