@@ -52,6 +52,10 @@ create table if not exists ferry.waiting_rows (
 );
 create index if not exists waiting_rows_place on ferry.waiting_rows (entity, partition, chunk);
 create index if not exists waiting_rows_key on ferry.waiting_rows (entity, key);
+create table if not exists ferry.vanished_rows (
+  entity text not null, partition text not null, key text[] not null, found_at timestamptz not null default now(),
+  primary key (entity, key)
+);
 create table if not exists ferry.before_images (
   entity text not null, partition text not null, key text[] not null, row jsonb not null,
   primary key (entity, key)

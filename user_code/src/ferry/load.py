@@ -17,7 +17,7 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry import id_map, ledger
+from ferry import id_map, ledger, vanished
 from ferry.catalogue import connect
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
 from ferry.ledger import Outcomes
@@ -66,6 +66,7 @@ class Loader:
         self.plans, self.plan, self.settings, self.run_id = plans, plans[name], settings, run_id
         self.sql = LoadSql(self.plan)
         self._numbers: np.ndarray | None = None
+        self._begun: set[str] = set()
         self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *self.sql.fields])
 
     def __enter__(self) -> "Loader":
@@ -121,6 +122,8 @@ class Loader:
         Returns:
             The outcomes, and whether the chunk was skipped.
         """
+        if before:
+            self._begun.add(partition)
         known = before.get(part.number)
         if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
             return known["outcomes"].as_seen_again(), True
@@ -165,8 +168,10 @@ class Loader:
             self._numbers = None
 
     def finish(self, manifest: Manifest, partition: str) -> None:
-        """Write the partition's row in the ledger and fill in references that were NULL first."""
+        """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
         self.link()
+        if self.plan.has_map and self._loaded_other_content(manifest, partition):
+            vanished.note(self, manifest, partition)
         ledger.close_partition(
             self.connection,
             entity=self.plan.name,
@@ -179,6 +184,14 @@ class Loader:
             chunks=len(manifest.parts),
             run_id=self.run_id,
         )
+
+    def _loaded_other_content(self, manifest: Manifest, partition: str) -> bool:
+        """Whether this partition was loaded, wholly or in part, with another content than it has now."""
+        row = self.connection.execute(
+            "select content_hash from ferry.partitions where entity = %s and partition = %s",
+            (self.plan.name, partition),
+        ).fetchone()
+        return row[0] != manifest.content_hash if row else partition in self._begun
 
     def link(self) -> int:
         """Fill in every deferred reference whose parent has a key by now; returns how many."""

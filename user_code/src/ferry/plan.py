@@ -229,6 +229,8 @@ def _insertable(
         for reference in declaration.references:
             for key in target.foreign_keys:
                 into = _into(declaration, reference)
+                if declaration.target.constraints == "at_end":
+                    continue
                 if reference.to in circle and set(key.columns) == set(into) and not key.deferrable:
                     at_once[name, reference.to] = (
                         f"alter table {target.label} alter constraint {key.name} deferrable"

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry import constraints, ledger
+from ferry import constraints, ledger, vanished
 from ferry.catalogue import connect
 from ferry.circle import move, resolve
 from ferry.errors import PermanentError
@@ -23,7 +23,10 @@ from ferry.targets.types import wire_type
 
 @dataclass
 class Settled:
-    """What settling did to one entity: rows loaded, set to NULL, rejected by reason, and rows that still wait."""
+    """What settling did to one entity: rows loaded, set to NULL, rejected by reason, and rows that still wait.
+
+    `vanished` counts rows that are in the target and no longer in the source, `removed` those that were taken out.
+    """
 
     entity: str
     linked: int = 0
@@ -31,6 +34,8 @@ class Settled:
     rejected: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     waits_for: tuple[str, ...] = ()
+    vanished: int = 0
+    removed: int = 0
 
 
 def settle(
@@ -40,10 +45,25 @@ def settle(
     settled = [
         settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only
     ]
+    for one in reversed(settled):
+        if plans[one.entity].has_map:
+            _vanished(plans, one, settings)
     for target in sorted({plan.declaration.target.connection for plan in plans.entities.values()}):
         with connect(settings.url(target), target, autocommit=True) as connection:
             constraints.put_back(connection)
     return settled
+
+
+def _vanished(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
+    """Count the rows that vanished from the source; take them out, children first, if that is declared."""
+    try:
+        with Loader(plans, one.entity, settings) as loader:
+            one.vanished = len(vanished.listed(loader))
+            if one.vanished and loader.plan.declaration.on_vanished == "delete":
+                loader.lock(None)
+                one.removed, one.vanished = vanished.remove(loader)
+    except PASSING as error:
+        raise passing(error, one.entity) from None
 
 
 def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:

@@ -370,7 +370,7 @@ class LoadSql:
             else sql.SQL("'insert'")
         )
         differs: sql.Composable = sql.SQL("false")
-        if known and plan.written:
+        if known and plan.written and plan.declaration.mode != "insert_only":
             differs = sql.SQL("({}) is distinct from ({})").format(
                 sql.SQL(", ").join(self.comparable("t", name) for name in plan.written),
                 sql.SQL(", ").join(self.comparable("r", name) for name in plan.written),
@@ -391,7 +391,20 @@ class LoadSql:
                 "select r.*, coalesce(r.f0, case when r.outcome = 'insert' then {} end) as {} from ({}) r"
             )
             inner = keyed.format(self._new_key(), sql.Identifier(f"c_{name}"), inner)
-        return sql.SQL("select c.*, {} as hash from ({}) c").format(self.row_hash("c"), inner)
+        hashed = self.row_hash("c")
+        if known and plan.declaration.mode == "insert_only":
+            # A row that is there is left as it is, so what it holds is what there should be.
+            inner = sql.SQL("select c.*, {} as hash_there from ({}) c left join {} t on {}").format(
+                self.row_hash("t"),
+                inner,
+                plan.target.identifier,
+                sql.SQL(" and ").join(
+                    sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+                    for name in plan.target_key
+                ),
+            )
+            hashed = sql.SQL("case when c.outcome = 'known' then c.hash_there else {} end").format(hashed)
+        return sql.SQL("select c.*, {} as hash from ({}) c").format(hashed, inner)
 
     def _takes_over(self) -> sql.Composable:
         match = self.plan.declaration.match

@@ -1,0 +1,191 @@
+"""What a second load makes of a source that changed: rows that moved, vanished, came twice, or were altered."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ferry.errors import DeclarationError
+from ferry.rollback import roll_back
+from ferry.settle import settle
+from small import Small
+
+KINDS = {"by": "kind", "values": ["a", "b", "c"]}
+THINGS = "select name from things order by 1"
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
+    """Six things of three kinds on their way, with the kind as partition."""
+    small = Small(new_database, tmp_path)
+    small.source(
+        "create table things (id int not null, kind text, name text, at timestamp)",
+        "insert into things select i, (array['a', 'b', 'c'])[1 + i % 3], 'thing ' || i, '2020-01-01'"
+        " from generate_series(1, 6) i",
+    )
+    small.target(
+        "create table things (new_id bigint generated always as identity primary key, kind text, name text,"
+        " at timestamp)"
+    )
+    return small
+
+
+def declare(small: Small, **attributes: object) -> None:
+    """The things, with whatever the test declares of them."""
+    small.declare(
+        "things", "id: int; kind: str; name: str; at: datetime.datetime | None",
+        source={"updated_at": "at"}, **{"partition": KINDS, **attributes},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_a_row_that_moved_to_another_partition_is_updated_not_doubled(
+    small: Small, order: tuple[str, str]
+) -> None:
+    """Whichever partition is loaded first, the row keeps its new key and has not vanished."""
+    declare(small, on_vanished="delete")
+    small.migrating.load_all()
+    before = small.migrating.new_key("things", 3)
+    small.source("update things set kind = 'b' where id = 3")
+    assert not small.migrating.load("things", order).failed
+    settled = settle(small.migrating.plans(), small.migrating.settings)
+    assert (settled[0].removed, settled[0].vanished) == (0, 0)
+    assert small.rows("select new_id, kind from things where name = 'thing 3'") == [(before, "b")]
+    assert len(small.rows(THINGS)) == 6
+
+
+def test_a_moved_row_whose_new_partition_was_not_loaded_yet_is_not_taken_for_vanished(small: Small) -> None:
+    """The source is asked before anything is removed: it still has the row, elsewhere."""
+    declare(small, on_vanished="delete")
+    small.migrating.load_all()
+    small.source("update things set kind = 'b' where id = 3")
+    small.migrating.load("things", ("a",))
+    settled = settle(small.migrating.plans(), small.migrating.settings)
+    assert (settled[0].removed, settled[0].vanished) == (0, 1)
+    assert ("thing 3",) in small.rows(THINGS)
+
+
+def test_vanished_rows_are_counted_and_stay(small: Small) -> None:
+    """Without `on_vanished: delete` nothing is removed; a row that comes back is no longer counted."""
+    declare(small)
+    small.migrating.load_all()
+    small.source("delete from things where id in (3, 4)")
+    small.migrating.load("things")
+    plans = small.migrating.plans()
+    assert [one.vanished for one in settle(plans, small.migrating.settings)] == [2]
+    assert small.rows("select key from ferry.vanished_rows order by 1") == [(["3"],), (["4"],)]
+    assert len(small.rows(THINGS)) == 6
+    small.source("insert into things values (3, 'a', 'thing 3', '2020-01-01')")
+    small.migrating.load("things")
+    assert [one.vanished for one in settle(plans, small.migrating.settings)] == [1]
+
+
+def test_vanished_rows_are_removed_if_declared_and_come_back_under_their_key(small: Small) -> None:
+    """A row somebody else refers to stays and is counted; the others go, and their keys are kept for them."""
+    declare(small, on_vanished="delete")
+    small.migrating.load_all()
+    keys = {old: small.migrating.new_key("things", old) for old in (1, 3, 4)}
+    small.target(
+        "create table reviews (thing bigint references things)",
+        f"insert into reviews values ({keys[1]})",
+    )
+    small.source("delete from things where id in (1, 3, 4)")
+    small.migrating.load("things")
+    settled = settle(small.migrating.plans(), small.migrating.settings)
+    assert (settled[0].removed, settled[0].vanished) == (2, 1)
+    assert small.rows(THINGS) == [("thing 1",), ("thing 2",), ("thing 5",), ("thing 6",)]
+    small.source("insert into things values (4, 'b', 'thing 4', '2021-01-01')")
+    small.migrating.load("things")
+    assert small.rows("select new_id from things where name = 'thing 4'") == [(keys[4],)]
+
+
+def test_a_partition_is_replaced(small: Small) -> None:
+    """`replace_partition` takes out what this partition no longer has, at once, and nothing of the others."""
+    declare(small, mode="replace_partition")
+    small.target("insert into things (kind, name) values ('a', 'theirs')")
+    small.migrating.load_all()
+    small.source("delete from things where id in (3, 4)", "update things set name = 'new' where id = 6")
+    small.migrating.load("things", ("a",))
+    assert small.rows(THINGS) == [
+        ("new",), ("theirs",), ("thing 1",), ("thing 2",), ("thing 4",), ("thing 5",),
+    ]  # fmt: skip
+
+
+def test_insert_only_never_changes_a_row(small: Small) -> None:
+    """A changed row is left as it was loaded, a new one comes, and reconciliation has nothing against it."""
+    declare(small, mode="insert_only")
+    small.migrating.load_all()
+    small.source(
+        "update things set name = 'changed' where id = 3",
+        "insert into things values (9, 'a', 'thing 9', null)",
+    )
+    went = small.migrating.load("things")
+    assert (went.outcomes.inserted, went.outcomes.updated, went.different) == (1, 0, 0)
+    assert [name for (name,) in small.rows(THINGS)] == [f"thing {i}" for i in (1, 2, 3, 4, 5, 6, 9)]
+
+
+@pytest.mark.parametrize(("key", "value"), [("mode", "replace_partition"), ("on_vanished", "delete")])
+def test_what_needs_a_map_is_refused_without_one(small: Small, key: str, value: str) -> None:
+    """The message names the key and the way out; nothing of the declaration is passed over."""
+    small.target("create table plain (id int primary key, kind text, name text, at timestamp)")
+    small.declare(
+        "things", "id: int", target="plain", new_key="id", made="natural", id_map="none", **{key: value}
+    )
+    with pytest.raises(DeclarationError, match=f"{key}: {value}.*Remove `id_map: none`"):
+        small.migrating.plans()
+
+
+@pytest.mark.parametrize("partition", [KINDS, None])
+def test_the_latest_of_several_rows_with_one_key_is_kept(small: Small, partition: object) -> None:
+    """Across partitions or within one; where two are the latest, none is; the others say `duplicate_key`."""
+    small.source(
+        "insert into things values (3, 'b', 'newer', '2021-01-01'), (3, 'c', 'older', '2019-01-01'),"
+        " (4, 'b', 'as new', '2020-01-01')"
+    )
+    declare(small, partition=partition, duplicates="keep_latest")
+    small.migrating.load_all()
+    assert small.rows(THINGS) == [("newer",), ("thing 1",), ("thing 2",), ("thing 5",), ("thing 6",)]
+    assert small.rows(
+        "select array_to_string(key, ''), count(*), min(reason) from ferry.rejected_rows group by 1 order by 1"
+    ) == [("3", 2, "duplicate_key"), ("4", 2, "duplicate_key")]
+    assert small.outcomes("things") == {"extracted": 9, "inserted": 5, "rejected": 4}
+    small.source("insert into things values (3, 'a', 'newest', '2022-01-01')")
+    small.migrating.load_all()
+    assert small.rows(THINGS)[0] == ("newest",)
+
+
+def test_a_row_that_somebody_deleted_from_the_target_is_named_and_comes_back_under_its_key(
+    small: Small,
+) -> None:
+    """The map says it is there and it is not: the next run says so, and a rollback and reload restores it."""
+    declare(small)
+    small.migrating.load_all()
+    key = small.migrating.new_key("things", 3)
+    small.target("delete from things where name = 'thing 3'")
+    again = small.migrating.load("things", ("a",))
+    assert (again.skipped_chunks, again.different) == (1, 1)
+    plans = small.migrating.plans()
+    roll_back(plans, small.migrating.settings, ("things",), ("a",))
+    assert small.migrating.load("things", ("a",)).different == 0
+    assert small.rows("select new_id from things where name = 'thing 3'") == [(key,)]
+
+
+def test_a_ledger_that_was_emptied_is_written_again_and_nothing_comes_twice(small: Small) -> None:
+    """Without the ledger every chunk is held against the map: the rows are found unchanged."""
+    declare(small)
+    small.migrating.load_all()
+    small.target("truncate ferry.ledger, ferry.partitions")
+    went = small.migrating.load("things")
+    assert (went.outcomes.unchanged, went.outcomes.inserted, went.different) == (6, 0, 0)
+    assert len(small.rows(THINGS)) == 6
+
+
+def test_an_emptied_partition_ends_with_nothing_extracted(small: Small) -> None:
+    """A partition without rows is complete all the same, before and after it had some."""
+    declare(small, on_vanished="delete")
+    small.source("delete from things where kind = 'c'")
+    small.migrating.load_all()
+    small.source("delete from things where kind = 'a'")
+    small.migrating.load_all()
+    assert small.outcomes("things") == {"extracted": 2, "inserted": 2}
+    assert [name for (name,) in small.rows(THINGS)] == ["thing 1", "thing 4"]

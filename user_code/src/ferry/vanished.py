@@ -1,0 +1,184 @@
+"""Rows that vanished from the source after they were loaded: found when their partition is loaded again.
+
+Each is written down in `ferry.vanished_rows`. It counts as vanished as long as no other partition takes it over: a
+row whose date was corrected moves. Nothing is removed unless the entity says `on_vanished: delete`, and then only
+what the source, asked by key, no longer has anywhere; `mode: replace_partition` removes it at once.
+"""
+
+from typing import TYPE_CHECKING
+
+import pgpq
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from ferry.catalogue import connect, describe
+from ferry.errors import PermanentError
+from ferry.stage import Manifest, Stage
+from ferry.targets.types import wire_type
+
+if TYPE_CHECKING:
+    from ferry.load import Loader
+
+ASKED_AT_ONCE = 5_000
+STAGED = "staged_keys"
+
+
+def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
+    """Write down which rows of a partition were loaded before and are not in its stage now.
+
+    Raises:
+        PermanentError: `mode: replace_partition`, and rows of others depend on what would be removed.
+    """
+    plan, connection = loader.plan, loader.connection
+    stage = Stage(loader.settings.stage_root, plan.name, partition)
+    schema = pa.schema([plan.schema.field(name).remove_metadata() for name in plan.source_key])
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(f.name), sql.SQL(wire_type(f.type)))  # type: ignore[arg-type]
+        for f in schema
+    )
+    with connection.transaction():
+        connection.execute(
+            sql.SQL("create temporary table {} ({}) on commit drop").format(sql.Identifier(STAGED), columns)
+        )
+        encoder = pgpq.ArrowToPostgresBinaryEncoder(schema)
+        statement = sql.SQL("copy {} from stdin (format binary)").format(sql.Identifier("pg_temp", STAGED))
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(encoder.write_header())
+            for part in manifest.parts:
+                keys = stage.read(manifest, part).select(schema.names).cast(schema)
+                for batch in keys.to_batches():
+                    copy.write(encoder.write_batch(batch))
+            copy.write(encoder.finish())
+        table, place = loader.sql.map, {"entity": plan.name, "partition": partition}
+        there = sql.SQL("exists (select from {} s where {})").format(
+            sql.Identifier("pg_temp", STAGED),
+            sql.SQL(" and ").join(
+                sql.SQL("s.{} = m.{}").format(sql.Identifier(name), sql.Identifier(old))
+                for name, old in zip(plan.source_key, table.old, strict=True)
+            ),
+        )
+        connection.execute(
+            sql.SQL(
+                "insert into ferry.vanished_rows (entity, partition, key) select %(entity)s, m.partition, {key}"
+                " from {map} m where m.partition = %(partition)s and m.status = 'inserted' and not {there}"
+                " on conflict (entity, key) do update set partition = excluded.partition, found_at = now()"
+            ).format(key=_key(loader), map=table.identifier, there=there),
+            place,
+        )
+        connection.execute(
+            sql.SQL(
+                "delete from ferry.vanished_rows v using {map} m where v.entity = %(entity)s and v.key = {key}"
+                " and {there}"
+            ).format(key=_key(loader), map=table.identifier, there=there),
+            place,
+        )
+        if plan.declaration.mode == "replace_partition":
+            gone = [key for key, where in listed(loader) if where == partition]
+            try:
+                with connection.transaction():
+                    _delete(loader, gone)
+            except psycopg.errors.ForeignKeyViolation as error:
+                raise PermanentError(
+                    "rows that are no longer in the source cannot be removed",
+                    where=f"{plan.name}, {partition}",
+                    why=error.diag.message_detail or "",
+                    next="Load the entity that refers to them first, or use `mode: upsert`",
+                ) from None
+
+
+def listed(loader: "Loader") -> list[tuple[list[str], str]]:
+    """The vanished rows of an entity, which no other partition took over since: old key as text, and partition."""
+    if not loader.plan.has_map:
+        return []
+    return loader.connection.execute(
+        sql.SQL(
+            "select v.key, v.partition from ferry.vanished_rows v join {} m on v.key = {} and"
+            " m.partition = v.partition and m.status = 'inserted' where v.entity = %s order by 1"
+        ).format(loader.sql.map.identifier, _key(loader)),
+        (loader.plan.name,),
+    ).fetchall()
+
+
+def remove(loader: "Loader") -> tuple[int, int]:
+    """Remove vanished rows that the source no longer has anywhere, each with a tombstone in the map.
+
+    Returns:
+        How many were removed, and how many have to stay because other rows depend on them.
+    """
+    keys = [key for key, _ in listed(loader)]
+    removed = 0
+    for start in range(0, len(keys), ASKED_AT_ONCE):
+        some = keys[start : start + ASKED_AT_ONCE]
+        still = _still_there(loader, some)
+        removed += _halving(loader, [key for key in some if tuple(key) not in still])
+    return removed, len(listed(loader))
+
+
+def _halving(loader: "Loader", keys: list[list[str]]) -> int:
+    if not keys:
+        return 0
+    try:
+        with loader.connection.transaction():
+            removed = _delete(loader, keys)
+            loader.connection.execute("set constraints all immediate")
+            return removed
+    except psycopg.errors.ForeignKeyViolation:
+        if len(keys) == 1:
+            return 0
+        middle = len(keys) // 2
+        return _halving(loader, keys[:middle]) + _halving(loader, keys[middle:])
+
+
+def _delete(loader: "Loader", keys: list[list[str]]) -> int:
+    plan, table = loader.plan, loader.sql.map
+    gone = sql.SQL("m.status = 'inserted' and {} in (select v.key from ferry.vanished_rows v where v.entity ="
+                   " %(entity)s and v.key in (select array(select jsonb_array_elements_text(k)) from"
+                   " jsonb_array_elements(%(keys)s) k))").format(_key(loader))  # fmt: skip
+    values = {"entity": plan.name, "keys": Jsonb(keys)}
+    on = sql.SQL(" and ").join(
+        sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
+        for column, new in zip(plan.target_key, table.new, strict=True)
+    )
+    removed = loader.connection.execute(
+        sql.SQL("delete from {} t using {} m where {} and {}").format(
+            plan.target.identifier, table.identifier, on, gone
+        ),
+        values,
+    ).rowcount
+    loader.connection.execute(
+        sql.SQL("update {} m set status = 'tombstone', row_hash = null where {}").format(
+            table.identifier, gone
+        ),
+        values,
+    )
+    return removed
+
+
+def _still_there(loader: "Loader", keys: list[list[str]]) -> set[tuple[str, ...]]:
+    """Those of the keys that the source has, in whatever partition."""
+    source = loader.plan.declaration.source
+    with connect(loader.settings.url(source.connection), source.connection) as connection:
+        table = describe(connection, source.table, f"{loader.plan.entity.path}: source.table")
+        key = sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in source.key)
+        )
+        rows = connection.execute(
+            sql.SQL(
+                "select {key} from {table} t where ({where}) and {key} in (select array(select"
+                " jsonb_array_elements_text(k)) from jsonb_array_elements(%s) k)"
+            ).format(
+                key=key,
+                table=table.identifier,
+                where=sql.SQL(source.where or "true"),  # type: ignore[arg-type]
+            ),
+            (Jsonb(keys),),
+        )
+        return {tuple(row[0]) for row in rows}
+
+
+def _key(loader: "Loader") -> sql.Composed:
+    return sql.SQL("array[{}]").format(
+        sql.SQL(", ").join(sql.SQL("m.{}::text").format(sql.Identifier(old)) for old in loader.sql.map.old)
+    )
