@@ -83,9 +83,9 @@ class _CsvReader:
         if self._form.escape:
             escaped = np.zeros(len(data), bool)
             escaped[1:] = data[:-1] == ord(self._form.escape)
-            return (np.cumsum((data == self._quote) & ~escaped) & 1).astype(bool)
+            return (np.cumsum((data == self._quote) & ~escaped, dtype=np.uint8) & 1).astype(bool)
         is_quote = data == self._quote
-        inside = (np.cumsum(is_quote) & 1).astype(bool)
+        inside = (np.cumsum(is_quote, dtype=np.uint8) & 1).astype(bool)  # its overflow keeps the parity
         at = np.flatnonzero(is_quote)
         before = np.concatenate(([_NEWLINE], data))[at]
         after = np.concatenate((data, [_NEWLINE]))[at + 1]
