@@ -1,51 +1,189 @@
-"""Jobs for whoever has only the UI: what the command line does beside loading."""
+"""Jobs for whoever has only the UI: what the command line does beside loading, with typed configuration."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
-from ferry.errors import FerryError
-from ferry.plan import plan_migration
+from ferry.errors import DeclarationError, FerryError
+from ferry.load import Loader
+from ferry.pipeline import reconcile
+from ferry.plan import MigrationPlan, plan_migration
+from ferry.replay import replay
+from ferry.rollback import roll_back
+from ferry.settings import Settings
 from ferry.settle import settle
+from ferry.stage import Stage
 
 
-class SettleConfig(dg.Config):
-    """Which entities are settled; all of them if the list is empty."""
+class Selection(dg.Config):
+    """Which entities a job works on."""
 
-    entities: list[str] = Field(default_factory=list, description="entities; all if empty")
+    entities: list[str] = Field(default_factory=list, description="entities; all if the list is empty")
+
+
+class ReplayConfig(Selection):
+    """Which rejected rows are tried again."""
+
+    reason: str | None = Field(default=None, description="only rows rejected for this reason")
+    key: list[str] = Field(default_factory=list, description="only the row with this old key, part by part")
+
+
+class RollbackConfig(Selection):
+    """What is taken back."""
+
+    partitions: list[str] = Field(
+        default_factory=list, description="only these partitions of the named entities"
+    )
+    confirm: bool = Field(default=False, description="has to be true: the rows will be gone from the target")
 
 
 def migration_jobs(folder: Path) -> dg.Definitions:
-    """The job `settle` for the entities below `folder` (the code location's `defs`)."""
+    """The jobs `plan`, `settle`, `replay`, `reconcile` and `rollback` for the entities below `folder`."""
 
-    @dg.op(name="settle_entities")
-    def settle_entities(context: dg.OpExecutionContext, config: SettleConfig, ferry: FerryResource) -> None:
-        """Load children whose parents have come; decide about the rest where all parents are complete."""
-        try:
-            settings = ferry.settings()
-            plans = plan_migration(migration_in(folder), settings)
-            results = settle(plans, settings, context.run_id, only=tuple(config.entities))
-        except FerryError as error:
-            raise dg.Failure(str(error), allow_retries=error.retryable) from None
-        records = [
-            dg.TableRecord(
+    @dg.op(name="plan_migration", out=dg.Out(dg.Nothing))
+    def plan_op(context: dg.OpExecutionContext, ferry: FerryResource) -> None:
+        """Hold the declarations against both databases and show the order and the references; writes nothing."""
+        plans, _ = _planned(folder, ferry)
+        _show(
+            context,
+            (
                 {
-                    "entity": result.entity,
-                    "loaded": result.loaded,
-                    "rejected": sum(result.rejected.values()),
-                    "waiting": result.waiting,
-                    "waits for": ", ".join(result.waits_for),
+                    "entity": name,
+                    "from": plans[name].source.label,
+                    "to": plans[name].target.label,
+                    "partitions": len(plans[name].scheme.keys),
+                    "references": "; ".join(f"{e.parent}: {e.strategy}" for e in plans[name].edges),
                 }
+                for name in plans.order
+            ),
+        )
+
+    @dg.op(name="settle_entities", out=dg.Out(dg.Nothing))
+    def settle_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:
+        """Load children whose parents have come; decide about the rest where all parents are complete."""
+        plans, settings = _planned(folder, ferry, config.entities)
+        with _worded():
+            _show(context, settle(plans, settings, context.run_id, only=tuple(config.entities)))
+
+    @dg.op(name="replay_rejected_rows", out=dg.Out(dg.Nothing))
+    def replay_op(context: dg.OpExecutionContext, config: ReplayConfig, ferry: FerryResource) -> None:
+        """Judge and load rejected rows again, then settle their children."""
+        plans, settings = _planned(folder, ferry, config.entities)
+        with _worded():
+            chosen, key = tuple(config.entities), tuple(config.key) or None
+            done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
+            settle(plans, settings, context.run_id)
+        _show(context, done)
+
+    @dg.op(name="reconcile_target", out=dg.Out(dg.Nothing))
+    def reconcile_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:
+        """Hold the target against what was staged; fails, and names the keys, if a row differs."""
+        plans, settings = _planned(folder, ferry, config.entities)
+        rows, different = [], 0
+        with _worded():
+            for name in plans.order:
+                if config.entities and name not in config.entities:
+                    continue
+                with Loader(plans, name, settings, context.run_id) as loader:
+                    stages = {key: Stage(settings.stage_root, name, key) for key in plans[name].scheme.keys}
+                    manifests = {key: found for key, stage in stages.items() if (found := stage.manifest())}
+                    for result in reconcile(loader, settings, manifests):
+                        different += result.different
+                        rows += [
+                            {"entity": name, "partition": result.partition, "difference": str(one)}
+                            for one in result.differences
+                        ]
+        _show(context, rows)
+        if different:
+            raise dg.Failure(
+                f"{different} rows of the target are not as staged",
+                metadata={"differences": dg.MetadataValue.table([dg.TableRecord(row) for row in rows[:100]])}
+                if rows
+                else {},
+                allow_retries=False,
             )
-            for result in results
+
+    @dg.op(name="roll_back", out=dg.Out(dg.Nothing))
+    def rollback_op(context: dg.OpExecutionContext, config: RollbackConfig, ferry: FerryResource) -> None:
+        """Take back what was loaded; rows that were there before stay, and a reload gives the same keys."""
+        with _worded():
+            if not config.confirm:
+                raise DeclarationError(
+                    "nothing was rolled back",
+                    where="config: confirm",
+                    next="Set confirm: true if you mean it",
+                )
+            if config.partitions and not config.entities:
+                raise DeclarationError(
+                    "partitions belong to entities",
+                    where="config: entities",
+                    next="Name the entities as well",
+                )
+        plans, settings = _planned(folder, ferry, config.entities)
+        with _worded():
+            _show(context, roll_back(plans, settings, tuple(config.entities), tuple(config.partitions)))
+
+    ops: dict[str, tuple[Callable[..., Any], str]] = {
+        "plan": (plan_op, "What would happen: order, references, partitions. Writes nothing."),
+        "settle": (settle_op, "Settle the migration: no row waits that need not wait."),
+        "replay": (replay_op, "Try rejected rows again, after what was wrong with them is mended."),
+        "reconcile": (reconcile_op, "Hold the whole target against what was staged."),
+        "rollback": (rollback_op, "Take back entities or partitions; asks for `confirm: true`."),
+    }
+    return dg.Definitions(
+        jobs=[
+            dg.JobDefinition(
+                name=name,
+                description=text,
+                graph_def=dg.GraphDefinition(name=name, node_defs=[op]),  # type: ignore[arg-type]
+                executor_def=dg.in_process_executor,
+            )
+            for name, (op, text) in ops.items()
         ]
-        context.add_output_metadata({"settled": dg.MetadataValue.table(records)})
+    )
 
-    @dg.job(name="settle", description="Settle the migration: no row waits that need not wait.")
-    def settle_job() -> None:
-        settle_entities()
 
-    return dg.Definitions(jobs=[settle_job])
+def _planned(
+    folder: Path, ferry: FerryResource, entities: Iterable[str] = ()
+) -> tuple[MigrationPlan, Settings]:
+    with _worded():
+        settings = ferry.settings()
+        plans = plan_migration(migration_in(folder), settings)
+        for name in entities:
+            plans[name]
+        return plans, settings
+
+
+class _worded:  # noqa: N801 - used as a function
+    """Turns an error of Ferry into Dagster's failure, with its words and its verdict on retries."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FerryError):
+            raise dg.Failure(str(error), allow_retries=error.retryable) from None
+
+
+def _show(context: dg.OpExecutionContext, results: Iterable[Any]) -> None:
+    """The results as a table in the run's log."""
+    records = [
+        dg.TableRecord(
+            {str(k): v if isinstance(v, str | int | float) else str(v) for k, v in _row(result).items()}
+        )
+        for result in results
+    ]
+    metadata = {
+        "result": dg.MetadataValue.table(records) if records else dg.MetadataValue.text("nothing to do")
+    }
+    context.log_event(dg.AssetObservation("migration", metadata=metadata, description=context.op.name))
+
+
+def _row(result: Any) -> dict[str, Any]:
+    return dict(result) if isinstance(result, dict) else asdict(result)

@@ -60,7 +60,9 @@ def demo() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "report.json").write_text(json.dumps(report.as_dict(), indent=1))
     print_report(report.as_dict())
-    console.print(f"Report: {OUT / 'report.json'}. Look around: make demo-ui. Remove everything: make demo-clean")
+    console.print(
+        f"Report: {OUT / 'report.json'}. Look around: make demo-ui. Remove everything: make demo-clean"
+    )
     if not report.kept_every_promise:
         raise SystemExit(1)
 

@@ -194,7 +194,11 @@ class EmbeddedServer:
         account.own(place)
         account.own(sockets)
         with (data / "postgresql.auto.conf").open("w") as conf:
-            for name, value in {**SETTINGS, **self._settings, "unix_socket_directories": str(sockets)}.items():
+            for name, value in {
+                **SETTINGS,
+                **self._settings,
+                "unix_socket_directories": str(sockets),
+            }.items():
                 conf.write(f"{name} = '{value}'\n")
         account.own(data)
         # A server that was killed leaves locks behind, and PostgreSQL honours them as long as any process has

@@ -15,11 +15,16 @@ def serve() -> None:
     port = os.environ.get("PORT") or "3000"
     if not port.isdigit():
         raise PermanentError(f"the port is not a number: {port!r}", where="PORT", next="Try PORT=3000")
-    set_up(home_from_environment())
+    home = home_from_environment()
+    set_up(home)
+    workspace = home / "dagster" / "workspace.yaml"
+    workspace.write_text(
+        "load_from: [{python_module: {module_name: shop.definitions, location_name: shop}}]\n"
+    )
     console.print(f"The UI opens at http://127.0.0.1:{port} in a moment; Ctrl-C ends it.")
     program = Path(sys.executable).with_name("dagster")
     os.execv(  # noqa: S606 - a fixed program with our own words
-        program, [str(program), "dev", "-m", "shop.definitions", "-h", "127.0.0.1", "-p", port]
+        program, [str(program), "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", port]
     )
 
 
