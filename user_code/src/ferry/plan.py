@@ -464,6 +464,14 @@ def _check_possible(plan: EntityPlan) -> None:
         raise DeclarationError(
             f"{target.label} is no table that rows can be loaded into", where=f"{path}: target.table"
         )
+    touched = {*plan.source_key, *plan.target_key, *plan.written, *(c.source for c in plan.columns)}
+    if marked := sorted(name for name in touched if "%" in name):
+        raise DeclarationError(
+            f"the column {marked[0]!r} has a percent sign in its name",
+            where=f"{path}: columns",
+            why="the driver would take it for the place of a value",
+            next="Read the table through a view that names it otherwise, or drop the column",
+        )
     for key, wanted in (("mode", "upsert"), ("on_vanished", "report")):
         found = getattr(declaration, key)
         if not plan.has_map and found not in (wanted, "insert_only"):

@@ -1,0 +1,233 @@
+"""Target tables of every shape: they are filled exactly, or the plan says why not."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ferry.errors import DeclarationError
+from ferry.load import Loader
+from ferry.rollback import roll_back
+from small import Small
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
+    """Two empty databases and a folder for declarations."""
+    return Small(new_database, tmp_path)
+
+
+def test_quoted_mixed_case_and_reserved_names(small: Small) -> None:
+    """Schema, table, columns and key need quotes on both sides; load, settle, reload and rollback manage."""
+    small.source(
+        'create table "Order" (id int primary key, "select" text, "two words" text, "ÄÖ" int)',
+        """insert into "Order" values (1, 'a', 'b', 1), (2, 'c', 'd', null)""",
+    )
+    small.target(
+        'create schema "New Shop"',
+        'create table "New Shop"."Table" ("User" bigint generated always as identity primary key,'
+        ' "From" text, "where" text, "Ü" int)',
+    )
+    small.declare(
+        "orders", "id: int; select: str", source={"table": "Order"}, target="New Shop.Table", new_key="User",
+        columns={"select": "From", "two words": "where", "ÄÖ": "Ü"},
+    )  # fmt: skip
+    small.migrating.load_all()
+    query = 'select "From", "where", "Ü" from "New Shop"."Table" order by 1'
+    assert small.rows(query) == [("a", "b", 1), ("c", "d", None)]
+    small.source("""update "Order" set "two words" = 'x' where id = 2""")
+    went = small.migrating.load("orders")
+    assert (went.outcomes.updated, went.different) == (1, 0)
+    assert [one.removed for one in roll_back(small.migrating.plans(), small.migrating.settings)] == [2]
+
+
+def test_enums_domains_arrays_json_and_generated_columns(small: Small) -> None:
+    """Each arrives exactly and compares as unchanged; what the enum or the domain does not take is one rejected row."""
+    small.source(
+        "create type mood as enum ('good', 'bad', 'odd')",
+        "create table things (id int primary key, mood text, amount int, tags text[], body jsonb, raw json,"
+        " span interval, at timestamptz, uid uuid, bits bytea)",
+        "insert into things values"
+        """ (1, 'good', 5, '{a,"b, c",null}', '{"b": 1, "a": [1.50]}', '{"b": 1,  "a": 2}', '1 mon 2 days',"""
+        " '2020-01-01 00:00:00.123456+02', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\\x00ff'),"
+        " (2, 'odd', 5, '{}', 'null', null, null, null, null, null),"
+        " (3, 'bad', -5, null, null, null, null, null, null, null)",
+    )
+    small.target(
+        "create type mood as enum ('good', 'bad')",
+        "create domain positive as int check (value > 0)",
+        "create table things (new_id bigint generated always as identity primary key, mood mood, amount positive,"
+        " tags text[], body jsonb, raw json, span interval, at timestamptz, uid uuid, bits bytea,"
+        " twice int generated always as (amount * 2) stored)",
+    )
+    small.declare("things", "id: int")
+    small.migrating.load_all()
+    assert small.rejected("things") == {"2": "target_refused", "3": "target_refused"}
+    row = small.rows(
+        "select mood::text, amount::int, tags, body::text, raw::text, span::text, at at time zone 'UTC',"
+        " uid::text, bits, twice from things"
+    )
+    assert [str(value) for value in row[0]] == [
+        "good", "5", "['a', 'b, c', None]", '{"a": [1.50], "b": 1}', '{"b": 1,  "a": 2}', "1 mon 2 days",
+        "2019-12-31 22:00:00.123456", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "b'\\x00\\xff'", "10",
+    ]  # fmt: skip
+    small.target("truncate ferry.ledger")
+    again = small.migrating.load("things")
+    assert (again.outcomes.unchanged, again.outcomes.updated, again.different) == (1, 0, 0)
+
+
+def test_a_partitioned_table_is_filled_through_its_parent(small: Small) -> None:
+    """Rows find their partition; one for which there is none is rejected alone."""
+    small.source(
+        "create table visits (id int primary key, day date)",
+        "insert into visits values (1, '2020-02-01'), (2, '2021-02-01'), (3, '2031-01-01')",
+    )
+    small.target(
+        "create sequence visit_ids",
+        "create table visits (id int, day date not null, primary key (id, day)) partition by range (day)",
+        "create table visits_2020 partition of visits for values from ('2020-01-01') to ('2021-01-01')",
+        "create table visits_2021 partition of visits for values from ('2021-01-01') to ('2022-01-01')",
+    )
+    small.declare("visits", "id: int", new_key=["id", "day"], made="natural")
+    small.migrating.load_all()
+    assert small.rows("select tableoid::regclass::text, id from visits order by 2") == [
+        ("visits_2020", 1), ("visits_2021", 2),
+    ]  # fmt: skip
+    assert small.rejected("visits") == {"3": "target_refused"}
+
+
+def test_a_trigger_that_alters_rows_is_named_and_nothing_is_kept(small: Small) -> None:
+    """The target would hold something else than the source: the chunk is undone and the message says why."""
+    small.source("create table names (id int primary key, name text)", "insert into names values (1, 'Ada')")
+    small.target(
+        "create table names (new_id bigint generated always as identity primary key, name text)",
+        "create function shout() returns trigger language plpgsql as"
+        " $$ begin new.name = upper(new.name); return new; end $$",
+        "create trigger shout before insert on names for each row execute function shout()",
+    )
+    small.declare("names", "id: int; name: str")
+    went = small.migrating.load("names")
+    assert "a trigger or rule of the target table changes or swallows rows" in went.failed["all"]
+    assert small.rows("select count(*) from names") == [(0,)]
+    assert small.rows("select count(*) from ferry.id_map_names") == [(0,)]
+    small.target("alter table names disable trigger shout")
+    assert not small.migrating.load("names").failed
+
+
+def test_row_level_security_that_hides_rows_is_refused(small: Small) -> None:
+    """Rows that the load cannot see it would load twice: the plan refuses, and says who may load."""
+    small.source("create table names (id int primary key, name text)")
+    small.target(
+        "create table names (new_id bigint generated always as identity primary key, name text)",
+        "alter table names enable row level security",
+        "create policy only_x on names using (name = 'x')",
+    )
+    small.declare("names", "id: int; name: str")
+    assert small.migrating.plans()["names"].name == "names"  # its owner sees every row
+    small.target("alter table names force row level security")
+    with pytest.raises(DeclarationError, match=r"row-level security hides rows.*Load as the table's owner"):
+        small.migrating.plans()
+
+
+def test_a_percent_sign_in_a_name_is_refused(small: Small) -> None:
+    """The driver would read it as a placeholder; the plan says so, and a dropped column may have one."""
+    small.source('create table names (id int primary key, "100%" text)')
+    small.target(
+        'create table names (new_id bigint generated always as identity primary key, "100%" text, other text)'
+    )
+    small.declare("names", "id: int")
+    with pytest.raises(DeclarationError, match="has a percent sign in its name"):
+        small.migrating.plans()
+    small.declare("names", "id: int", drop=["100%"])
+    assert small.migrating.plans().order == ("names",)
+
+
+def test_a_view_is_no_target(small: Small) -> None:
+    """The plan refuses before anything is read."""
+    small.source("create table names (id int primary key, name text)")
+    small.target("create view names as select 1 as id, 'x' as name")
+    small.declare("names", "id: int", new_key="id", made="natural")
+    with pytest.raises(DeclarationError, match="no table that rows can be loaded into"):
+        small.migrating.plans()
+
+
+def test_a_composite_key_with_nulls_among_its_references(small: Small) -> None:
+    """A composite reference with a NULL part refers to nobody; a whole one finds its parent's two new columns."""
+    small.source(
+        "create table rooms (house int, number text, primary key (house, number))",
+        "create table guests (id int primary key, house int, number text)",
+        "insert into rooms values (1, 'a, b'), (1, 'a'), (2, 'a')",
+        "insert into guests values (1, 1, 'a, b'), (2, 1, null), (3, 2, 'a'), (4, 3, 'a'), (5, null, null)",
+    )
+    small.target(
+        "create table rooms (house int, number text, primary key (house, number))",
+        "create table guests (new_id bigint generated always as identity primary key, house int, number text,"
+        " foreign key (house, number) references rooms)",
+    )
+    small.declare("rooms", "house: int; number: str", key=["house", "number"], new_key=["house", "number"],
+                  made="natural")  # fmt: skip
+    small.declare("guests", "id: int", references=[{"column": ["house", "number"], "to": "rooms"}])
+    small.migrating.load("guests")
+    small.migrating.load_all()
+    assert small.rows("select house, number from guests order by new_id") is not None
+    assert sorted(small.rows("select coalesce(house, 0), coalesce(number, '') from guests")) == [
+        (0, ""), (0, ""), (1, "a, b"), (2, "a"),
+    ]  # fmt: skip
+    assert small.rejected("guests") == {"4": "missing_parent"}
+
+
+def test_uuid_keys_are_made_once_and_kept(small: Small) -> None:
+    """A version 7 UUID for each row, the same after a rollback and a reload."""
+    small.source("create table names (id int primary key, name text)",
+                 "insert into names select i, 'n' || i from generate_series(1, 50) i")  # fmt: skip
+    small.target("create table names (uid uuid primary key, name text)")
+    small.declare("names", "id: int; name: str", new_key="uid", made="uuid7")
+    small.migrating.load_all()
+    first = small.rows("select name, uid from names order by 1")
+    assert {str(uid)[14] for _, uid in first} == {"7"}
+    plans = small.migrating.plans()
+    roll_back(plans, small.migrating.settings)
+    small.migrating.load_all()
+    assert small.rows("select name, uid from names order by 1") == first
+
+
+def test_two_loads_of_one_partition_at_once_take_turns(small: Small) -> None:
+    """The second waits as long as it may, then says who is in its way; afterwards it goes on."""
+    small.source("create table names (id int primary key, name text)", "insert into names values (1, 'a')")
+    small.target("create table names (new_id bigint generated always as identity primary key, name text)")
+    small.declare("names", "id: int; name: str")
+    plans = small.migrating.plans()
+    impatient = small.migrating.settings.model_copy(update={"lock_timeout_seconds": 0.2})
+    small.migrating.__dict__["settings"] = impatient
+    with Loader(plans, "names", impatient) as other:
+        other.lock("all")
+        went = small.migrating.load("names")
+    assert "somebody else is loading it" in went.failed["all"]
+    assert not small.migrating.load("names").failed
+
+
+def test_a_lost_connection_fails_the_partition_and_the_next_run_goes_on(small: Small) -> None:
+    """The backend is terminated while a chunk waits for a lock: a clear message, nothing kept, then all of it."""
+    small.source("create table names (id int primary key, name text)", "insert into names values (1, 'a')")
+    small.target("create table names (new_id bigint generated always as identity primary key, name text)")
+    small.declare("names", "id: int; name: str")
+    found: list[str] = []
+    with psycopg.connect(small.migrating.target_url) as holder:
+        holder.execute("lock table names in share mode")
+        loading = threading.Thread(target=lambda: found.extend(small.migrating.load("names").failed.values()))
+        loading.start()
+        waiting = (
+            "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            " and query like 'with r as%%'".replace("%%", "%")
+        )
+        while not (pids := small.rows(waiting)):
+            assert loading.is_alive()
+        small.rows("select pg_terminate_backend(%s)", pids[0][0])
+        loading.join()
+    assert len(found) == 1
+    assert "The transaction was undone" in found[0]
+    assert small.rows("select count(*) from ferry.id_map_names") == [(0,)]
+    went = small.migrating.load("names")
+    assert (went.outcomes.inserted, went.failed) == (1, {})
