@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ferry import ledger
 from ferry.catalogue import connect
@@ -160,17 +161,15 @@ def status(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
         )
     if as_json:
         return print_json(shown)
-    table = Table(title="Ledger", title_justify="left")
-    table.add_column("entity")
-    for heading in (*Outcomes().as_dict(), "complete"):
-        table.add_column(heading, justify="right")
-    for row in shown:
-        table.add_row(
-            row["entity"],
-            *(f"{row[k]:,}" for k in Outcomes().as_dict()),
-            f"{row['complete']}/{row['partitions']}",
-        )
-    console.print(table)
+    cells = {
+        row["entity"]: {
+            **{end: f"{row[end]:,}" for end in Outcomes().as_dict()},
+            "complete": f"{row['complete']}/{row['partitions']}",
+        }
+        for row in shown
+    }
+    for table in number_tables("Ledger", cells, console.width):
+        console.print(table)
     return None
 
 
@@ -372,25 +371,9 @@ def each_target(plans: MigrationPlan, settings: Settings) -> Any:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The table that ends a run, the top reasons for rejection, and what to do next."""
-    wide = console.width >= 110 or not console.is_terminal
-    ends = tuple(Outcomes().as_dict())
-    table = Table(
-        title=f"{report['rows']:,} rows in {report['seconds']:.1f} s", title_justify="left", box=None
-    )
-    table.add_column("entity")
-    short = {"extracted": "extr.", "inserted": "ins.", "updated": "upd.", "unchanged": "unch.", "preserved": "pres.",
-             "rejected": "rej.", "waiting": "wait."}  # fmt: skip
-    for heading in (
-        *(ends if wide else (short[end] for end in ends)),
-        "reconciled" if wide else "ok",
-        "rows/s",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in report["entities"].items():
-        mark = "[green]yes[/green]" if row["reconciled"] else "[red]NO[/red]"
-        table.add_row(name, *(f"{row[end]:,}" for end in ends), mark, f"{row['rows_per_second']:,}")
-    console.print(table)
+    """What ends a run: the outcomes of each entity, the top reasons for rejection, and what to do next."""
+    for table in report_tables(report, console.width):
+        console.print(table)
     reasons = [
         (count, name, reason)
         for name, row in report["entities"].items()
@@ -399,7 +382,7 @@ def print_report(report: dict[str, Any]) -> None:
     if reasons:
         console.print("\nMost frequent reasons for rejection")
         for count, name, reason in sorted(reasons, reverse=True)[:10]:
-            console.print(f"{count:>10,}  {name}: {reason}", highlight=False)
+            console.print(f"{count:>10,}  {name}: {reason}", highlight=False, soft_wrap=True)
     console.print(f"\nPeak memory {report['peak_rss_mib']:.0f} MiB.", highlight=False)
     for line in report["errors"]:
         errors.print(f"[red]✗[/red] {line}", highlight=False, soft_wrap=True)
@@ -409,6 +392,53 @@ def print_report(report: dict[str, Any]) -> None:
         )
     else:
         errors.print("[red]Not every promise held.[/red] Correct what is named above and run it again.")
+
+
+def report_tables(report: dict[str, Any], width: int) -> list[Table]:
+    """The outcomes of a run as tables of at most `width` characters (see `number_tables`)."""
+    cells = {
+        name: {
+            **{end: f"{row[end]:,}" for end in Outcomes().as_dict()},
+            "reconciled": "[green]yes[/green]" if row["reconciled"] else "[red]NO[/red]",
+            "rows/s": f"{row['rows_per_second']:,}",
+            "peak MiB": f"{row['peak_rss_mib']:,.0f}",
+        }
+        for name, row in report["entities"].items()
+    }
+    return number_tables(f"{report['rows']:,} rows in {report['seconds']:.1f} s", cells, width)
+
+
+def number_tables(title: str, cells: dict[str, dict[str, str]], width: int) -> list[Table]:
+    """Numbers of entities, name by name: an entity a line, or an entity a column where lines are too long.
+
+    With more entities than columns fit there are several tables, one below the other.
+    """
+    headings = list(next(iter(cells.values()), {}))
+    if width >= 120:
+        table = _numbers(title, ["entity", *headings])
+        for name, row in cells.items():
+            table.add_row(name, *row.values())
+        return [table]
+    widest = [
+        max(len(name), *(len(Text.from_markup(cell)) for cell in row.values())) for name, row in cells.items()
+    ]
+    first_column, names = max(map(len, headings), default=0) + 1, list(cells)
+    at_once = max(1, (width - first_column) // (max(widest, default=0) + 1))
+    tables = []
+    for first in range(0, len(names), at_once):
+        shown = names[first : first + at_once]
+        table = _numbers(title if not first else None, ["", *shown])
+        for heading in headings:
+            table.add_row(heading, *(cells[name][heading] for name in shown))
+        tables.append(table)
+    return tables
+
+
+def _numbers(title: str | None, headings: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left", no_wrap=True)
+    return table
 
 
 def print_json(value: Any) -> None:

@@ -44,6 +44,7 @@ class EntityReport:
     reconciled: bool = True
     rejections: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_rss_mib: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +56,7 @@ class EntityReport:
             "rejections": self.rejections,
             "seconds": round(self.seconds, 3),
             "rows_per_second": speed,
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
             "failed_partitions": sorted(self.failed),
         }
 
@@ -127,6 +129,7 @@ def run_migration(
                     raise_on_error=False,
                 )
             one.seconds = time.monotonic() - started
+            one.peak_rss_mib = _peak_rss_mib()
             if not result.success and not one.failed:
                 failures = [e for e in result.all_events if e.is_step_failure]
                 data = failures[0].step_failure_data if failures else None
@@ -135,8 +138,13 @@ def run_migration(
     settle(plans, settings, "cli")
     _ends(plans, settings, report, chosen)
     report.seconds = time.monotonic() - began
-    report.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    report.peak_rss_mib = _peak_rss_mib()
     return report
+
+
+def _peak_rss_mib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _chosen(plans: MigrationPlan, name: str, partition: str | None) -> tuple[str, ...]:
