@@ -9,12 +9,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from migrating import Migrating, declarations_by_year
 from oracle import Oracle
 from shop.demo.databases import create_database, drop_database, make_databases
 from shop.demo.generator import Generator
 from shop.demo.server import EmbeddedServer
+
+# How long an example takes says nothing on a machine that does other work as well.
+settings.register_profile("ferry", deadline=None)
+settings.load_profile("ferry")
 
 SCALE = float(os.environ.get("FERRY_TEST_SCALE", "0.002"))
 LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE = "legacy_template", "new_shop_template"

@@ -413,17 +413,18 @@ def number_tables(title: str, cells: dict[str, dict[str, str]], width: int) -> l
 
     With more entities than columns fit there are several tables, one below the other.
     """
-    headings = list(next(iter(cells.values()), {}))
-    if width >= 120:
+    names, headings = list(cells), list(next(iter(cells.values()), {}))
+    widths = {
+        heading: max(len(heading), *(len(Text.from_markup(cells[name][heading])) for name in names))
+        for heading in headings
+    }
+    if max(map(len, names), default=0) + sum(widths.values()) + len(headings) < width:
         table = _numbers(title, ["entity", *headings])
         for name, row in cells.items():
             table.add_row(name, *row.values())
         return [table]
-    widest = [
-        max(len(name), *(len(Text.from_markup(cell)) for cell in row.values())) for name, row in cells.items()
-    ]
-    first_column, names = max(map(len, headings), default=0) + 1, list(cells)
-    at_once = max(1, (width - first_column) // (max(widest, default=0) + 1))
+    column = max([*map(len, names), *widths.values()], default=0) + 1
+    at_once = max(1, (width - max(map(len, headings), default=0) - 1) // column)
     tables = []
     for first in range(0, len(names), at_once):
         shown = names[first : first + at_once]

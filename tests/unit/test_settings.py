@@ -1,0 +1,73 @@
+"""Settings come from the environment; what cannot be used is told by the name of its variable."""
+
+from pathlib import Path
+
+import pytest
+
+from ferry.errors import DeclarationError
+from ferry.settings import Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set but by the test."""
+    import os
+
+    for name in os.environ:
+        if name.startswith("FERRY_"):
+            monkeypatch.delenv(name)
+
+
+def test_each_field_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`FERRY_` and the name in capitals, and one variable for each connection."""
+    monkeypatch.setenv("FERRY_CHUNK_ROWS", "77")
+    monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://a@b/c")
+    found = read_settings()
+    assert found.chunk_rows == 77
+    assert found.url("legacy") == "postgresql://a@b/c"
+    assert found.url("Legacy") == "postgresql://a@b/c"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CHUNK_ROWS", "many"), ("CHUNK_ROWS", "0"), ("CHUNK_ROWS", "1.5"), ("CHUNK_BYTES", "1"), ("READ_AHEAD", "0"),
+     ("LOCK_TIMEOUT_SECONDS", "-1"), ("RETRIES", "-1"), ("RETRY_SECONDS", "soon")],
+)  # fmt: skip
+def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Variable, value, and where to read on."""
+    monkeypatch.setenv(f"FERRY_{name}", value)
+    with pytest.raises(DeclarationError) as error:
+        read_settings()
+    assert f"FERRY_{name} cannot be used" in str(error.value)
+    assert f"found '{value}'" in str(error.value)
+
+
+def test_a_missing_connection_names_its_variable_and_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to set, and the connection that was probably meant."""
+    monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://a@b/c")
+    with pytest.raises(DeclarationError) as error:
+        read_settings().url("legcy", "orders/defs.yaml: source.connection")
+    assert str(error.value).startswith("orders/defs.yaml: source.connection: connection 'legcy' has no URL")
+    assert "FERRY_CONNECTIONS__LEGCY is not set" in str(error.value)
+    assert "Did you mean 'legacy'?" in str(error.value)
+
+
+def test_no_password_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where settings are printed nor where one of them is refused."""
+    monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://a:hush-hush@b/c")
+    assert "hush-hush" not in repr(read_settings())
+    assert "hush-hush" not in str(read_settings().model_dump())
+    monkeypatch.setenv("FERRY_CONNECTIONS", '{"CRM": {"url": "hush-hush"}}')
+    with pytest.raises(DeclarationError) as error:
+        read_settings()
+    assert "FERRY_CONNECTIONS" in str(error.value)
+    assert "hush-hush" not in str(error.value)
+
+
+def test_a_relative_stage_is_the_same_folder_for_every_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is made absolute once; a URI stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings(stage_uri="out/stage").stage_root == str(tmp_path / "out/stage")
+    assert Settings(stage_uri="s3://bucket/prefix").stage_root == "s3://bucket/prefix"
