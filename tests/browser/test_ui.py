@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
 from stack import OUT, Stack
 
 # Debian's browser; the flags keep it from asking for anything outside this machine.
