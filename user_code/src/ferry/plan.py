@@ -5,6 +5,7 @@ column that nothing fills, a type that cannot be carried exactly, a cycle that n
 with the place and the way out.
 """
 
+import difflib
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -347,7 +348,7 @@ def _plan_entity(
     _check_possible(plan)
     _check_filled(entity, target, plan)
     _check_key(entity, target, plan)
-    unknown = [c for c in _contract_columns(entity) if c not in source.columns]
+    unknown = _unknown_columns(entity, source)
     if unknown:
         raise DeclarationError(
             f"the contract {declaration.contract} names a column {unknown[0]!r} that {source.label} does not have",
@@ -357,10 +358,18 @@ def _plan_entity(
     return plan
 
 
-def _contract_columns(entity: Entity) -> list[str]:
+def _unknown_columns(entity: Entity, source: Table) -> list[str]:
+    """Columns that the contract names and the source lacks.
+
+    A field with a default may be absent; but one that is nearly a column which the contract does not name is a slip.
+    """
+    fields = {str(f.validation_alias or f.alias or n): f for n, f in entity.contract.model_fields.items()}
+    unnamed = [column for column in source.columns if column not in fields]
     return [
-        str(field.validation_alias or field.alias or name)
-        for name, field in entity.contract.model_fields.items()
+        name
+        for name, field in fields.items()
+        if name not in source.columns
+        and (field.is_required() or difflib.get_close_matches(name, unnamed, n=1, cutoff=0.75))
     ]
 
 
