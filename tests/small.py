@@ -40,6 +40,7 @@ class Small:
         made: str = "identity",
         source: dict[str, Any] | None = None,
         target: str = "",
+        target_key: dict[str, Any] | None = None,
         **attributes: Any,
     ) -> None:
         """Write one entity.
@@ -52,6 +53,7 @@ class Small:
             made: where its values come from.
             source: more of `source`.
             target: the target's table.
+            target_key: all of `target.key`, instead of `new_key` and `made`.
             attributes: anything else of the declaration.
         """
         folder = self.migrating.folder / name
@@ -64,7 +66,7 @@ class Small:
                 "target": {
                     "connection": "crm",
                     "table": target or name,
-                    "key": {"column": new_key, "from": made},
+                    "key": target_key or {"column": new_key, "from": made},
                 },
                 **attributes,
             },

@@ -32,7 +32,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "partition's end": (ledger, "close_partition"),
     "link": (load.Loader, "link"),
     "settle: load": (settle, "_load_waiting"),
-    "settle: move": (settle, "_move"),
+    "settle: move": (settle, "move"),
     "settle: reject": (settle, "_reject_rest"),
     "replay": (replay, "_chunk"),
     "rollback: entity": (rollback, "_entity"),
@@ -95,7 +95,7 @@ def work(job: Job, moment: Moment | None, parent: Connection) -> None:
     try:
         for step in job.steps:
             failed = do(job, step) or failed
-    except (FerryError, psycopg.Error) as error:
+    except FerryError as error:
         print(error, file=sys.stderr)
         failed = True
     parent.send(("end", counts))

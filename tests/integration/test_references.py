@@ -219,3 +219,43 @@ def test_fail_stops_settling_and_names_the_first_row(small: Small) -> None:
     with pytest.raises(PermanentError, match=r"2 rows refer to parents.*first has the key"):
         small.migrating.settle()
     assert small.outcomes("children") == {"extracted": 4, "inserted": 2, "waiting": 2}
+
+
+def test_a_stub_is_made_for_a_parent_that_never_comes_and_yields_to_the_real_one(small: Small) -> None:
+    """One made-up parent for each old key, however many refer to it; the real one takes over its row and key."""
+    parents_and_children(small, "reject")
+    small.source("insert into children values (5, 9, 'e')")
+    small.target("alter table children drop constraint children_name_check")
+    small.declare(
+        "children", "id: int; parent: int | None; name: str",
+        references=[{"column": "parent", "to": "parents", "on_missing": "stub", "stub": {"name": "unknown"}}],
+    )  # fmt: skip
+    small.migrating.load("children")
+    small.migrating.settle()
+    assert small.outcomes("children") == {"extracted": 5, "inserted": 1, "waiting": 4}
+    small.migrating.load_all()
+    assert small.rows(LINKS) == [
+        ("a", "one"),
+        ("b", "unknown"),
+        ("c", "unknown"),
+        ("d", None),
+        ("e", "unknown"),
+    ]
+    assert small.rows("select old_id, status::text from ferry.id_map_parents order by 1") == [
+        (1, "inserted"), (2, "stub"), (9, "stub"),
+    ]  # fmt: skip
+    key = small.migrating.new_key("parents", 9)
+    small.source("insert into parents values (9, 'nine')")
+    went = small.migrating.load_all()
+    assert (went["parents"].outcomes.updated, went["parents"].different) == (1, 0)
+    assert small.rows(LINKS)[2] == ("c", "nine")
+    assert small.migrating.new_key("parents", 9) == key
+    assert small.rows("select status::text from ferry.id_map_parents where old_id = 9") == [("inserted",)]
+
+
+def test_a_stub_without_a_value_for_a_required_column_is_refused(small: Small) -> None:
+    """The plan names the column that the made-up row would lack."""
+    parents_and_children(small, "stub")
+    small.target("alter table parents alter column name set not null")
+    with pytest.raises(DeclarationError, match=r"no value for public\.parents\.name"):
+        small.migrating.plans()

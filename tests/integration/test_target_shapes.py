@@ -1,6 +1,7 @@
 """Target tables of every shape: they are filled exactly, or the plan says why not."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +192,27 @@ def test_uuid_keys_are_made_once_and_kept(small: Small) -> None:
     roll_back(plans, small.migrating.settings)
     small.migrating.load_all()
     assert small.rows("select name, uid from names order by 1") == first
+
+
+def test_version_5_uuids_are_those_that_anybody_would_compute(small: Small) -> None:
+    """Of the namespace and the old key: for rows loaded at once, rows that waited, and rows of a cycle."""
+    space = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+    small.source(
+        "create table nodes (id int primary key, up int, name text)",
+        "insert into nodes values (1, 2, 'a'), (2, 1, 'b'), (3, 1, 'c')",
+    )
+    small.target("create table nodes (uid uuid primary key, up uuid not null references nodes, name text)")
+    small.declare(
+        "nodes", "id: int; up: int", references=[{"column": "up", "to": "nodes"}],
+        target_key={"column": "uid", "from": "uuid5", "namespace": str(space)},
+    )  # fmt: skip
+    small.migrating.load_all()
+    small.source("insert into nodes values (4, 3, 'd')")
+    assert small.migrating.load("nodes").different == 0
+    made = {i: uuid.uuid5(space, str(i)) for i in range(1, 5)}
+    assert sorted(small.rows("select name, uid, up from nodes")) == [
+        ("a", made[1], made[2]), ("b", made[2], made[1]), ("c", made[3], made[1]), ("d", made[4], made[3]),
+    ]  # fmt: skip
 
 
 def test_two_loads_of_one_partition_at_once_take_turns(small: Small) -> None:

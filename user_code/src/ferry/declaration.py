@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import sys
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,12 +85,17 @@ class TargetKey(_Strict):
     """The target's key and where its values come from.
 
     `identity`: the column's own sequence; `natural`: the values of the mapped columns themselves;
-    `uuid7`: time-ordered, made by us; `expression`: SQL over the row, with the old key as `r.k0`.
+    `uuid7`: time-ordered, made by us; `uuid5`: made of `namespace` (by default that of the URL `ferry:<entity>`) and
+    the old key as text, its parts joined by `, `: the same in every target; `expression`: SQL over the row, with the
+    old key as `r.k0`.
     """
 
     column: Columns
-    source: Literal["identity", "natural", "uuid7", "expression"] = Field(alias="from", default="identity")
+    source: Literal["identity", "natural", "uuid5", "uuid7", "expression"] = Field(
+        alias="from", default="identity"
+    )
     expression: str | None = None
+    namespace: uuid.UUID | None = None
 
 
 class Target(_Strict):

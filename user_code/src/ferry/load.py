@@ -6,6 +6,7 @@ Nothing of a chunk is kept unless its accounting adds up and the target says tha
 import datetime
 import json
 import math
+import uuid
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -24,7 +25,7 @@ from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Manifest, Part
-from ferry.targets.postgres import LoadSql
+from ferry.targets.postgres import UUID5, LoadSql
 from ferry.verdict import PartVerdict
 
 # What a single row can be refused for. Anything else that the database says is not about one row.
@@ -238,12 +239,23 @@ class Loader:
 
     def incoming(self, table: pa.Table, numbers: np.ndarray) -> pa.Table:
         """The rows with these numbers, as `copy` takes them."""
-        picked = table.select([f.name for f in self.sql.fields])
+        picked = self._with_key(table).select([f.name for f in self.sql.fields])
         if len(numbers) != table.num_rows:
             picked = picked.take(pa.array(numbers))
         shown = numbers if self._numbers is None else self._numbers[numbers]
         columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *picked.columns]
         return pa.table(columns, schema=self._encoder_schema)
+
+    def _with_key(self, table: pa.Table) -> pa.Table:
+        """The rows, with the version 5 UUID of each old key where the target's key is one."""
+        plan = self.plan
+        key = plan.declaration.target.key
+        if key.source != "uuid5":
+            return table
+        space = key.namespace or uuid.uuid5(uuid.NAMESPACE_URL, f"ferry:{plan.name}")
+        old = zip(*(table.column(name).to_pylist() for name in plan.source_key), strict=True)
+        made = [str(uuid.uuid5(space, ", ".join(map(str, parts)))) for parts in old]
+        return table.append_column(pa.field(UUID5, pa.string()), pa.array(made, pa.string()))
 
     def _load(
         self, partition: str, part: Part, table: pa.Table, verdict: PartVerdict, *, known: bool, where: str

@@ -346,6 +346,9 @@ def _plan_entity(
         circle if any(edge.strategy == AHEAD for edge in edges) else (),
     )
     _check_possible(plan)
+    for edge in edges:
+        if edge.reference.on_missing == "stub":
+            _check_stub(entity, migration[edge.parent], edge, tables[edge.parent][1])
     _check_filled(entity, target, plan)
     _check_key(entity, target, plan)
     unknown = _unknown_columns(entity, source)
@@ -442,11 +445,16 @@ def _plan_edge(
     else:
         strategy = AHEAD
         why = f"the way to {reference.to} leads back here: rows that need each other get their keys first"
-    if reference.on_missing == "stub":
+    if reference.stub and reference.on_missing != "stub":
         raise DeclarationError(
-            "`stub` is not there yet",
+            "`stub` gives values, and nobody asks for them", where=where, next="Add `on_missing: stub`"
+        )
+    if reference.on_missing == "stub" and strategy == AHEAD:
+        raise DeclarationError(
+            "`stub` does not go with keys that are allocated ahead",
             where=f"{where}.on_missing",
-            next="Use reject, set_null or fail",
+            why=why,
+            next="Use reject, or set_null if the column may be NULL",
         )
     if reference.on_missing == "set_null" and not nullable:
         raise DeclarationError(
@@ -499,6 +507,32 @@ def _check_possible(plan: EntityPlan) -> None:
         )
     if plan.ahead and not plan.has_map:
         raise DeclarationError("keys that are allocated ahead need an id map", where=f"{path}: id_map")
+
+
+def _check_stub(entity: Entity, parent: Entity, edge: EdgePlan, target: Table) -> None:
+    """A made-up parent needs a key that can be made of the old one, and a value wherever NULL is not allowed."""
+    where = f"{entity.path}: references to {edge.parent}"
+    declaration = parent.declaration
+    key = declaration.target.key
+    for name in edge.reference.stub:
+        column_of(target, name, f"{where}: stub")
+    natural = {declaration.target_column(name) for name in declaration.source.key}
+    if key.source == "uuid5" or (key.source == "natural" and not set(key.column) <= natural):
+        raise DeclarationError(
+            f"the key of a row made up for {edge.parent} cannot be made of the old key alone",
+            where=f"{where}.on_missing",
+            why=f"its key is {', '.join(key.column)}, `from: {key.source}`",
+            next="Use reject or set_null",
+        )
+    for name, column in target.columns.items():
+        by_itself = column.has_default or column.sequence or column.generated or not column.not_null
+        if name not in key.column and name not in edge.reference.stub and not by_itself:
+            raise DeclarationError(
+                f"a row made up for {edge.parent} has no value for {target.label}.{name}",
+                where=f"{where}: stub",
+                why="it is NOT NULL and has no default",
+                next=f"Add it: stub: {{{name}: …}}",
+            )
 
 
 def _carried(entity: Entity, source: Table, target: Table, referring: set[str]) -> list[ColumnPlan]:
@@ -559,6 +593,10 @@ def _check_key(entity: Entity, target: Table, plan: EntityPlan) -> None:
         missing = [name for name in key.column if name not in plan.written]
         if missing:
             raise DeclarationError(f"nothing fills the key column {missing[0]!r}", where=where)
+    elif (key.source == "expression") != bool(key.expression):
+        raise DeclarationError(
+            "`from: expression` and `expression` belong together", where=where, next="Give both, or neither"
+        )
     elif len(key.column) != 1:
         raise DeclarationError(
             f"`from: {key.source}` makes one column, {len(key.column)} are named", where=where
@@ -569,6 +607,13 @@ def _check_key(entity: Entity, target: Table, plan: EntityPlan) -> None:
             where=f"{where}.from",
             next="Make it an identity or serial column, or use `from: uuid7` or `from: natural`",
         )
+    if key.source in ("uuid5", "uuid7") and target.columns[key.column[0]].base_type != "uuid":
+        raise DeclarationError(
+            f"`from: {key.source}` makes UUIDs, and {key.column[0]} is {target.columns[key.column[0]].type}",
+            where=f"{where}.from",
+        )
+    if key.namespace and key.source != "uuid5":
+        raise DeclarationError("`namespace` is for `from: uuid5`", where=f"{where}.namespace")
     if not plan.has_map and key.source != "natural":
         raise DeclarationError(
             "`id_map: none` needs a natural key",

@@ -9,7 +9,7 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.load import Loader, dumps
+from ferry.load import PASSING, Loader, dumps, passing
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
@@ -54,9 +54,12 @@ def replay(
     done = []
     for name in plans.order:
         if not entities or name in entities:
-            with Loader(plans, name, settings, run_id) as loader:
-                loader.lock(None)
-                done.append(_entity(loader, settings, reason, key))
+            try:
+                with Loader(plans, name, settings, run_id) as loader:
+                    loader.lock(None)
+                    done.append(_entity(loader, settings, reason, key))
+            except PASSING as error:
+                raise passing(error, name) from None
     return done
 
 

@@ -25,7 +25,8 @@ from ferry.targets.types import wire_type
 class Settled:
     """What settling did to one entity: rows loaded, set to NULL, rejected by reason, and rows that still wait.
 
-    `vanished` counts rows that are in the target and no longer in the source, `removed` those that were taken out.
+    `stubs` counts parents that were made up, as declared, because nobody else will bring them; `vanished` rows that
+    are in the target and no longer in the source; `removed` those of them that were taken out.
     """
 
     entity: str
@@ -34,6 +35,7 @@ class Settled:
     rejected: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     waits_for: tuple[str, ...] = ()
+    stubs: int = 0
     vanished: int = 0
     removed: int = 0
 
@@ -114,7 +116,10 @@ def _settle(circle: dict[str, Loader], result: Settled) -> None:
             for position, edge in enumerate(loader.plan.edges)
             if edge.waits and edge.reference.on_missing == "set_null"
         )
-        if as_null:
+        result.stubs = sum(
+            _stub(loader, edge) for edge in loader.plan.edges if edge.reference.on_missing == "stub"
+        )
+        if result.stubs or as_null:
             result.loaded += _load_waiting(loader, as_null)
         result.rejected = _reject_rest(loader)
     row = loader.connection.execute(
@@ -138,6 +143,29 @@ def _load_waiting(loader: Loader, as_null: frozenset[int]) -> int:
         )
     ]
     return sum(_load_some(loader, partition, None, as_null) for partition in partitions)
+
+
+def _stub(loader: Loader, edge: EdgePlan) -> int:
+    """Make up a parent for each old key that waiting rows refer to and that nobody else brings any more."""
+    plan = loader.plan
+    parent = Loader(loader.plans, edge.parent, loader.settings, loader.run_id).borrow(loader.connection)
+    parent.lock(None)
+    wanted = sql.SQL("select distinct {} from ferry.waiting_rows w where w.entity = {} and {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("(w.row->>{})::{} as {}").format(
+                sql.Literal(name),
+                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                sql.Identifier(f"k{position}"),
+            )
+            for position, name in enumerate(edge.source_columns)
+        ),
+        sql.Literal(plan.name),
+        _lacks(plan, edge),
+    )
+    with loader.connection.transaction():
+        statement = parent.sql.stub(wanted, edge.reference.stub)
+        row = loader.connection.execute(statement, {"partition": parent.plan.scheme.keys[0]}).fetchone()
+    return row[0] if row else 0
 
 
 def _load_some(loader: Loader, partition: str, ids: list[int] | None, as_null: frozenset[int]) -> int:

@@ -23,6 +23,10 @@ HASHED = (
 )  # fmt: skip
 
 
+# A column beside the source's: the version 5 UUID of the row's old key, which the client computes.
+UUID5 = "#uuid5"
+
+
 @dataclass(frozen=True)
 class LoadSql:
     """The statements of one entity. `known` tells whether rows of the chunk may have been loaded before."""
@@ -41,7 +45,12 @@ class LoadSql:
         needed = {*plan.source_key, *(c.source for c in plan.columns)}
         needed |= {name for edge in plan.edges for name in edge.source_columns}
         needed |= set(plan.declaration.match.on) if plan.declaration.match else set()
-        return tuple(field for field in plan.schema if field.name in needed)
+        fields = tuple(field for field in plan.schema if field.name in needed)
+        return (
+            (*fields, pa.field(UUID5, pa.string()))
+            if plan.declaration.target.key.source == "uuid5"
+            else fields
+        )
 
     @cached_property
     def map(self) -> MapTable:
@@ -234,6 +243,7 @@ class LoadSql:
             sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
             for position, name in enumerate(self._old_key("i"))
         ]
+        select += self._made()
         filled: set[str] = set()
         for position, edge in enumerate(plan.edges):
             alias = f"p{position}"
@@ -450,6 +460,8 @@ class LoadSql:
                     "(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6), 52, 1), 53, 1),"
                     " 'hex')::uuid"
                 )
+            case "uuid5":
+                return sql.SQL("r.made::uuid")
             case _:
                 return sql.SQL("({})").format(sql.SQL(key.expression or "null"))  # type: ignore[arg-type]
 
@@ -475,6 +487,7 @@ class LoadSql:
             inner=sql.SQL(", ").join(
                 [
                     sql.SQL("w.partition"),
+                    *self._made(),
                     *(
                         sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
                         for position, name in enumerate(self._old_key("i"))
@@ -489,6 +502,60 @@ class LoadSql:
                 ]
             ),
             incoming=self.incoming,
+        )
+
+    def _made(self) -> list[sql.Composable]:
+        """The key that the client made, where it does."""
+        made = self.plan.declaration.target.key.source == "uuid5"
+        return [sql.SQL("i.{} as made").format(sql.Identifier(UUID5))] if made else []
+
+    def stub(self, wanted: sql.Composable, values: dict[str, object]) -> sql.Composed:
+        """Insert a row of declared values for each old key in `wanted` (columns k0, k1, …), and its map entry.
+
+        Parameter: partition. Returns the number of rows. A key that the map remembers is used again.
+        """
+        plan, table = self.plan, self.map
+        old = [sql.Identifier("r", f"k{position}") for position in range(len(table.old))]
+        if plan.declaration.target.key.source == "natural":
+            into = {
+                plan.declaration.target_column(name): key
+                for name, key in zip(plan.source_key, old, strict=True)
+            }
+            new: list[sql.Composable] = [
+                sql.SQL("{}::{}").format(into[name], sql.SQL(plan.target.columns[name].type))  # type: ignore[arg-type]
+                for name in plan.target_key
+            ]
+        else:
+            new = [sql.SQL("coalesce(m.{}, {})").format(sql.Identifier(table.new[0]), self._new_key())]
+        given = [
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(plan.target.columns[name].type))  # type: ignore[arg-type]
+            for name, value in values.items()
+        ]
+        keys = [sql.Identifier("s", f"s{position}") for position in range(len(new))]
+        return sql.SQL(
+            "with s as materialized (select r.*, {named} from ({wanted}) r left join {map} m on {on}),"
+            " ins as (insert into {target} ({columns}) overriding system value select {values} from s returning 1),"
+            " mapped as (insert into {map} ({old}, {new}, status, partition) select {old_keys}, {keys}, 'stub',"
+            " %(partition)s from s on conflict ({old}) do update set status = 'stub', partition = excluded.partition)"
+            " select count(*) from ins"
+        ).format(
+            named=sql.SQL(", ").join(
+                sql.SQL("{} as {}").format(one, sql.Identifier(f"s{position}"))
+                for position, one in enumerate(new)
+            ),
+            wanted=wanted,
+            map=table.identifier,
+            on=sql.SQL(" and ").join(
+                sql.SQL("m.{} = {}").format(sql.Identifier(name), key)
+                for name, key in zip(table.old, old, strict=True)
+            ),
+            target=plan.target.identifier,
+            columns=sql.SQL(", ").join(map(sql.Identifier, (*plan.target_key, *values))),
+            values=sql.SQL(", ").join([*keys, *given]),
+            old=sql.SQL(", ").join(map(sql.Identifier, table.old)),
+            new=sql.SQL(", ").join(map(sql.Identifier, table.new)),
+            old_keys=sql.SQL(", ").join(sql.Identifier("s", f"k{n}") for n in range(len(old))),
+            keys=sql.SQL(", ").join(keys),
         )
 
     @staticmethod
@@ -522,10 +589,10 @@ class LoadSql:
         )
         return sql.SQL(
             "map_upd as (update {map} m set partition = {place}, row_hash = case when c.outcome = 'preserved'"
-            " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' then 'inserted' else"
-            " m.status::text end)::ferry.map_status from c where {on} and c.n0 is not null and"
+            " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' or m.status = 'stub'"
+            " then 'inserted' else m.status::text end)::ferry.map_status from c where {on} and c.n0 is not null and"
             " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> {place} or c.changed"
-            " or c.outcome = 'insert'))"
+            " or c.outcome = 'insert' or m.status = 'stub'))"
         ).format(map=self.map.identifier, on=on, place=self._place(settling))
 
     def _insert(self) -> sql.Composed:
