@@ -66,3 +66,4 @@ lock: $(VENV)/.installed ## write requirements.lock anew from pyproject.toml
 
 -include deploy/platform.mk
 -include benchmarks/benchmarks.mk
+-include tests/chaos/chaos.mk
