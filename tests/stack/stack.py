@@ -104,6 +104,15 @@ class Stack:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "20", check=False)
         shutil.rmtree(self._files)
 
+    def left(self) -> list[str]:
+        """What is still there of the project: containers of services and runs, networks, volumes."""
+        label = f"label=com.docker.compose.project={self.project}"
+        listed = [("ps", "-aq"), ("network", "ls", "-q"), ("volume", "ls", "-q")]
+        return [
+            *self.run_containers(),
+            *(n for ask in listed for n in command("docker", *ask, "--filter", label).split()),
+        ]
+
     def dump_logs(self) -> Path:
         """Write what every container of the project said, and its state, to files; returns their folder."""
         folder = OUT / "logs"
