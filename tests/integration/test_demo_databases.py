@@ -34,7 +34,7 @@ def contents(url: str) -> dict[str, tuple[int, str]]:
         ).fetchall()
         return {
             table: connection.execute(
-                f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} AS t".encode()  # noqa: S608
+                f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} AS t".encode()
             ).fetchone()  # type: ignore[misc]
             for (table,) in tables
         }

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from ferry.contract import Contract
 from ferry.errors import DeclarationError
@@ -30,7 +38,10 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+_ONE_OR_SEVERAL = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+)
+Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1), _ONE_OR_SEVERAL]
 
 
 class _Strict(BaseModel):
@@ -119,7 +130,7 @@ class Reference(_Strict):
 
     column: Columns
     to: str
-    into: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    into: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), _ONE_OR_SEVERAL] = ()
     on_missing: Literal["reject", "set_null", "stub", "fail"] = "reject"
     stub: dict[str, Any] = Field(default_factory=dict)
 
