@@ -237,7 +237,7 @@ def arena(home: Path, *names: str) -> Iterator[Arena]:
 
 
 def _declarations(folder: Path, strict: str) -> None:
-    """The shop's declarations with orders in three partitions; a strict one refuses most orders and articles."""
+    """The shop's declarations with orders in three partitions; a strict one refuses most rows of each."""
     for path in sorted(DECLARATIONS.glob("*/*")):
         if path.is_file():
             text = (
@@ -245,6 +245,10 @@ def _declarations(folder: Path, strict: str) -> None:
             )
             if strict:
                 text = text.replace('Literal["O", "F", "P"]', 'Literal["O"]').replace("le=50", "le=20")
+                text = text.replace(
+                    "name: Annotated[str, Field(min_length=1, max",
+                    "name: Annotated[str, Field(min_length=17, max",
+                )
             copy = folder / path.parent.name / path.name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text)

@@ -144,10 +144,8 @@ class Loader:
                     row_hash=loaded.row_hash,
                     run_id=self.run_id,
                 )
-        except PASSING as error:
-            raise passing(error, where) from None
         except psycopg.Error as error:
-            raise refused(error, where) from None
+            raise told(error, where) from None
         return loaded.outcomes, False
 
     def load_rows(
@@ -385,6 +383,11 @@ def refusal(error: psycopg.Error) -> dict[str, Any]:
             filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
         ),
     }
+
+
+def told(error: psycopg.Error, where: str) -> FerryError:
+    """What the database said, as an error that says whether trying again can help."""
+    return passing(error, where) if isinstance(error, PASSING) else refused(error, where)
 
 
 def passing(error: psycopg.Error, where: str) -> TransientError:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 
 from ferry import constraints, ledger
 from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.ledger import Outcomes
-from ferry.load import Loader
+from ferry.load import Loader, told
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reconcile import Reconciliation, compare, digest
 from ferry.settings import Settings
@@ -173,10 +174,10 @@ def _carry_once(
                         if isinstance(event, Reconciliation | PartitionFailed):
                             finished.add(event.partition)
                         yield event
-            except FerryError as error:
+            except (FerryError, psycopg.Error) as error:
                 for partition in partitions:
                     if partition not in finished:
-                        yield PartitionFailed(partition, error, LOADED)
+                        yield PartitionFailed(partition, _worded(error, plan.name, partition), LOADED)
         else:
             while (item := channel.get()) is not None:
                 if not isinstance(item, _Rows | _Begin | _End):
@@ -186,6 +187,10 @@ def _carry_once(
         while reader.is_alive():
             _drain(channel)
             reader.join(0.05)
+
+
+def _worded(error: FerryError | psycopg.Error, name: str, partition: str) -> FerryError:
+    return error if isinstance(error, FerryError) else told(error, f"{name}, {partition}")
 
 
 @dataclass(frozen=True)
@@ -428,9 +433,9 @@ def _load_all(loader: Loader, settings: Settings, channel: "queue.Queue[Any]") -
                     yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
                 case _:
                     yield item
-        except FerryError as error:
+        except (FerryError, psycopg.Error) as error:
             broken.add(item.partition)
-            yield PartitionFailed(item.partition, error, LOADED)
+            yield PartitionFailed(item.partition, _worded(error, plan.name, item.partition), LOADED)
             if loader.connection.closed or loader.connection.broken:
                 raise
     loader.unlock()

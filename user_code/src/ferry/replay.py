@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.load import PASSING, Loader, dumps, passing
+from ferry.load import Loader, dumps, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
@@ -58,8 +59,8 @@ def replay(
                 with Loader(plans, name, settings, run_id) as loader:
                     loader.lock(None)
                     done.append(_entity(loader, settings, reason, key))
-            except PASSING as error:
-                raise passing(error, name) from None
+            except psycopg.Error as error:
+                raise told(error, name) from None
     return done
 
 

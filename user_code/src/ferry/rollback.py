@@ -12,7 +12,7 @@ from psycopg import sql
 
 from ferry.errors import FerryError, PermanentError
 from ferry.id_map import deferred_table
-from ferry.load import PASSING, Loader, passing
+from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
@@ -52,23 +52,23 @@ def roll_back(
             plans[name].scheme.window(partition, name)
     if not chosen:
         return []
-    with Loader(plans, chosen[0], settings) as first:
-        connection = first.connection
-        loaders = {chosen[0]: first}
-        for name in chosen[1:]:
-            loaders[name] = Loader(plans, name, settings).borrow(connection)
-        for loader in loaders.values():
-            loader.lock(None)
-        try:
+    try:
+        with Loader(plans, chosen[0], settings) as first:
+            connection = first.connection
+            loaders = {chosen[0]: first}
+            for name in chosen[1:]:
+                loaders[name] = Loader(plans, name, settings).borrow(connection)
+            for loader in loaders.values():
+                loader.lock(None)
             with connection.transaction():
                 connection.execute("set constraints all deferred")
                 done = [_entity(loaders[name], settings, partitions) for name in chosen]
                 connection.execute("set constraints all immediate")
-                return done
-        except psycopg.errors.ForeignKeyViolation as error:
-            raise _depended_on(error) from None
-        except PASSING as error:
-            raise passing(error, "rollback") from None
+            return done
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise _depended_on(error) from None
+    except psycopg.Error as error:
+        raise told(error, "rollback") from None
 
 
 def _entity(loader: Loader, settings: Settings, partitions: tuple[str, ...]) -> RolledBack:

@@ -14,7 +14,7 @@ from ferry import constraints, ledger, vanished
 from ferry.catalogue import connect
 from ferry.circle import move, resolve
 from ferry.errors import PermanentError
-from ferry.load import PASSING, REFUSALS, Loader, dumps, passing, refusal, refused
+from ferry.load import REFUSALS, Loader, dumps, refusal, told
 from ferry.partition import scheme_of
 from ferry.plan import AHEAD, EdgePlan, EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
@@ -64,8 +64,8 @@ def _vanished(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
             if one.vanished and loader.plan.declaration.on_vanished == "delete":
                 loader.lock(None)
                 one.removed, one.vanished = vanished.remove(loader)
-    except PASSING as error:
-        raise passing(error, one.entity) from None
+    except psycopg.Error as error:
+        raise told(error, one.entity) from None
 
 
 def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:
@@ -85,10 +85,8 @@ def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: s
             for one in sorted(circle):
                 circle[one].lock(None)
             _settle(circle, result)
-    except PASSING as error:
-        raise passing(error, name) from None
     except psycopg.Error as error:
-        raise refused(error, name) from None
+        raise told(error, name) from None
     return result
 
 
