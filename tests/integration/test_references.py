@@ -259,3 +259,24 @@ def test_a_stub_without_a_value_for_a_required_column_is_refused(small: Small) -
     small.target("alter table parents alter column name set not null")
     with pytest.raises(DeclarationError, match=r"no value for public\.parents\.name"):
         small.migrating.plans()
+
+
+def test_a_reference_to_a_row_that_came_last_of_all_is_filled_in_by_the_same_settling(small: Small) -> None:
+    """A row that refers to itself, and waited for a parent that never came, points to itself when it is settled."""
+    parents_and_children(small, "set_null")
+    small.source("alter table children add friend int", "update children set friend = id where id in (2, 3)")
+    small.target(
+        "alter table children drop constraint children_name_check",
+        "alter table children add friend bigint references children",
+    )
+    small.declare(
+        "children", "id: int; parent: int | None; name: str; friend: int | None",
+        references=[
+            {"column": "parent", "to": "parents", "on_missing": "set_null"},
+            {"column": "friend", "to": "children", "on_missing": "set_null"},
+        ],
+    )  # fmt: skip
+    small.migrating.load_all()
+    assert small.rows("select name, new_id = friend from children order by 1") == [
+        ("a", None), ("b", True), ("c", True), ("d", None),
+    ]  # fmt: skip

@@ -47,6 +47,10 @@ def settle(
     settled = [
         settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only
     ]
+    # A reference that is filled in later may lead to a row that came only when it was its own entity's turn.
+    for one in settled:
+        if plans[one.entity].later:
+            _link(plans, one, settings)
     for one in reversed(settled):
         if plans[one.entity].has_map:
             _vanished(plans, one, settings)
@@ -54,6 +58,15 @@ def settle(
         with connect(settings.url(target), target, autocommit=True) as connection:
             constraints.put_back(connection)
     return settled
+
+
+def _link(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
+    try:
+        with Loader(plans, one.entity, settings) as loader:
+            loader.lock(None)
+            one.linked += loader.link()
+    except psycopg.Error as error:
+        raise told(error, one.entity) from None
 
 
 def _vanished(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
