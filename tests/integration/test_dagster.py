@@ -257,7 +257,7 @@ def test_the_nightly_schedule_asks_for_the_open_partition(ticking: dg.Repository
 def test_the_sensor_fires_once_for_each_change_of_the_source(
     ticking: dg.RepositoryDefinition, running: Migrating, instance: dg.DagsterInstance
 ) -> None:
-    """The first tick fires and leaves the high-water mark as cursor; it fires again only after a row was changed."""
+    """The first tick asks for the open year and leaves a mark; the next asks for the years that hold changed rows."""
     sensor = ticking.get_sensor_def("legacy_orders_changed")
 
     def tick(cursor: str | None) -> tuple[list[str | None], str | None]:
@@ -272,9 +272,14 @@ def test_the_sensor_fires_once_for_each_change_of_the_source(
     assert cursor
     assert tick(cursor) == ([], cursor)
     with running.source() as source:
-        source.execute("update orders set comment = 'seen by the sensor' where id = 7")
+        changed = source.execute(
+            "update orders set comment = 'seen by the sensor' where id in (select max(id) from orders"
+            " where extract(year from placed_at) in (1993, 1996) group by extract(year from placed_at)"
+            " union all select max(id) from orders where placed_at is null)"
+        ).rowcount
+    assert changed == 3
     again, moved = tick(cursor)
-    assert again == ["1998"]
+    assert again == ["1992", "1993", "1996"]
     assert moved != cursor
     assert tick(moved) == ([], moved)
 

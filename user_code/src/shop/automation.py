@@ -1,4 +1,4 @@
-"""What the shop runs by itself: the open month each night, and a run when the old shop's orders have moved on."""
+"""What the shop runs by itself: the open month each night, and the months in which orders of the old shop changed."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
 from ferry.errors import FerryError
 from ferry.partition import scheme_of
-from ferry.sources.postgres import high_water_mark
+from ferry.sources.postgres import changed_partitions, high_water_mark
 
 ORDERS = ("orders", "order_lines")
 
@@ -29,17 +29,20 @@ def automation(folder: Path) -> dg.Definitions:
 
     @dg.sensor(job=job, name="legacy_orders_changed", minimum_interval_seconds=60)
     def changed(context: dg.SensorEvaluationContext, ferry: FerryResource) -> dg.SensorResult | dg.SkipReason:
-        """Run the open month when the newest `updated_at` of the old shop's orders is not the one seen last."""
+        """Run the months in which an order has changed since the last tick; the first tick asks for the open one."""
         migration = migration_in(folder)
+        months = scheme_of(migration, "orders").keys[-1:]
         try:
             url = ferry.settings().url(migration["orders"].declaration.source.connection)
             mark = high_water_mark(url, migration, "orders")
+            if mark is None or mark == context.cursor:
+                return dg.SkipReason(f"No order has changed since {context.cursor}")
+            if context.cursor:
+                months = changed_partitions(url, migration, "orders", context.cursor)
         except FerryError as error:
             # The cursor stays where it is: the next tick sees whatever this one missed.
             return dg.SkipReason(str(error))
-        if mark is None or mark == context.cursor:
-            return dg.SkipReason(f"No order has changed since {context.cursor}")
-        month = scheme_of(migration, "orders").keys[-1]
-        return dg.SensorResult([dg.RunRequest(run_key=mark, partition_key=month)], cursor=mark)
+        requests = [dg.RunRequest(run_key=f"{mark} {month}", partition_key=month) for month in months]
+        return dg.SensorResult(requests, cursor=mark)
 
     return dg.Definitions(jobs=[job], schedules=[nightly], sensors=[changed])

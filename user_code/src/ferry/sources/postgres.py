@@ -307,23 +307,10 @@ def fingerprints(url: str, migration: Migration, name: str) -> dict[str, tuple[i
             for c in table.columns.values()
         )
         where = sql.SQL(entity.source.where or "true")  # type: ignore[arg-type]
-        bucket: sql.Composable = sql.SQL("0")
-        if scheme.by is not None:
-            cases = [
-                sql.SQL("when {} then {}").format(condition(None, scheme, window), sql.Literal(position))
-                for position, window in enumerate(scheme.windows)
-            ]
-            bucket = sql.SQL("case {} end").format(sql.SQL(" ").join(cases))
-            if all(w.value is None for w in scheme.windows) and len(scheme.windows) > 1:
-                lows = [window.low for window in scheme.windows[1:]]
-                bucket = sql.SQL("coalesce(width_bucket(cut.cut::{}, {}), 0)").format(
-                    sql.SQL(_bound_type(lows[0])),
-                    sql.SQL("{}::{}[]").format(sql.Literal(lows), sql.SQL(_bound_type(lows[0]))),
-                )
         query = sql.SQL(
             "select {} as bucket, count(*), coalesce(sum(hash_record_extended(row({}), 0)), 0)::text"
             " from {} where {} group by 1"
-        ).format(bucket, row, _relation(migration, name, connection), where)
+        ).format(_bucket(scheme), row, _relation(migration, name, connection), where)
         found = {position: (rows, total) for position, rows, total in connection.execute(query)}
     return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
 
@@ -341,6 +328,35 @@ def high_water_mark(url: str, migration: Migration, name: str) -> str | None:
             )
         ).fetchone()
     return row[0] if row else None
+
+
+def changed_partitions(url: str, migration: Migration, name: str, since: str) -> tuple[str, ...]:
+    """The partitions that hold a row whose `updated_at` is later than a mark of `high_water_mark`."""
+    source, scheme = migration[name].declaration.source, scheme_of(migration, name)
+    with connect(url, source.connection) as connection:
+        query = sql.SQL("select distinct {} as bucket from {} where t.{} > {} order by 1").format(
+            _bucket(scheme),
+            _relation(migration, name, connection),
+            sql.Identifier(source.updated_at or source.key[0]),
+            sql.Literal(since),
+        )
+        return tuple(scheme.keys[position] for (position,) in connection.execute(query))
+
+
+def _bucket(scheme: Scheme) -> sql.Composable:
+    """The number of the window that a row of `_relation` belongs to."""
+    if scheme.by is None:
+        return sql.SQL("0")
+    if all(window.value is None for window in scheme.windows) and len(scheme.windows) > 1:
+        lows = [window.low for window in scheme.windows[1:]]
+        type_ = sql.SQL(_bound_type(lows[0]))
+        bounds = sql.SQL("{}::{}[]").format(sql.Literal(lows), type_)
+        return sql.SQL("coalesce(width_bucket(cut.cut::{}, {}), 0)").format(type_, bounds)
+    cases = [
+        sql.SQL("when {} then {}").format(condition(None, scheme, window), sql.Literal(position))
+        for position, window in enumerate(scheme.windows)
+    ]
+    return sql.SQL("case {} end").format(sql.SQL(" ").join(cases))
 
 
 def _bound_type(low: Any) -> LiteralString:
