@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -44,7 +45,12 @@ def set_up(home: Path) -> Databases:
         create_database(server, HISTORY)
         dagster.mkdir(parents=True)
         (dagster / "dagster.yaml").write_text(INSTANCE)
-    os.environ.update(environment(home, databases), FERRY_DEMO_HISTORY=server.url(HISTORY))
+    variables = {**environment(home, databases), "FERRY_DEMO_HISTORY": server.url(HISTORY)}
+    os.environ.update(variables)
+    # For whoever goes on by hand: `. .demo/env`, and then `ferry rejects`.
+    shell = home / "env"
+    shell.touch(mode=0o600)
+    shell.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
     return databases
 
 
@@ -61,7 +67,10 @@ def demo() -> None:
     (OUT / "report.json").write_text(json.dumps(report.as_dict(), indent=1))
     print_report(report.as_dict())
     console.print(
-        f"Report: {OUT / 'report.json'}. Look around: make demo-ui. Remove everything: make demo-clean"
+        f"Report: {OUT / 'report.json'}\n"
+        "Look around: make demo-ui, or: . .demo/env && .venv/bin/ferry rejects\n"
+        "Remove everything: make demo-clean",
+        highlight=False,
     )
     if not report.kept_every_promise:
         raise SystemExit(1)
