@@ -124,6 +124,19 @@ def test_insert_only_never_changes_a_row(small: Small) -> None:
     assert [name for (name,) in small.rows(THINGS)] == [f"thing {i}" for i in (1, 2, 3, 4, 5, 6, 9)]
 
 
+def test_insert_only_without_a_map_reconciles_with_what_was_left(small: Small) -> None:
+    """The one hash that the ledger keeps for a chunk is that of the rows as they were left."""
+    small.target("create table plain (id int primary key, kind text, name text, at timestamp)")
+    small.declare(
+        "things", "id: int", target="plain", new_key="id", made="natural", id_map="none", mode="insert_only"
+    )
+    small.migrating.load_all()
+    small.source("update things set name = 'changed' where id = 3")
+    went = small.migrating.load("things")
+    assert (went.outcomes.updated, went.outcomes.unchanged, went.different) == (0, 6, 0)
+    assert small.rows("select name from plain where id = 3") == [("thing 3",)]
+
+
 @pytest.mark.parametrize(("key", "value"), [("mode", "replace_partition"), ("on_vanished", "delete")])
 def test_what_needs_a_map_is_refused_without_one(small: Small, key: str, value: str) -> None:
     """The message names the key and the way out; nothing of the declaration is passed over."""
