@@ -19,32 +19,33 @@ def main() -> int:
     words.add_argument("--seed", type=int, default=1, help="the first trial's; the next ones count up")
     asked = words.parse_args()
     console = Console()
-    lost = duplicated = twice = wrong = 0
+    done = lost = duplicated = twice = wrong = 0
     kinds: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as home:
         console.print("Making the shop, its oracle and targets half-way …")
         with arena(Path(home)) as made, Progress(*columns, console=console) as bar:
             task = bar.add_task("trials", total=asked.trials)
-            for seed in range(asked.seed, asked.seed + asked.trials):
-                told = made.trial(seed)
-                found = told.judgement
-                lost, duplicated = lost + found.lost, duplicated + found.duplicated
-                twice, wrong = twice + found.mapped_twice, wrong + found.unaccounted
-                kinds["killed in time" if told.killed else "over before the kill"] += 1
-                kinds[told.scenario] += 1
-                for victim in told.victim.split(", "):
-                    kinds[f"{victim} killed"] += 1
-                if not found.clean:
-                    bar.print(
-                        f"seed {seed}: {told.scenario}, {told.victim} killed at {told.moment}: {found.said}"
-                    )
-                bar.advance(task)
+            try:
+                for seed in range(asked.seed, asked.seed + asked.trials):
+                    told = made.trial(seed)
+                    found = told.judgement
+                    done, lost, duplicated = done + 1, lost + found.lost, duplicated + found.duplicated
+                    twice, wrong = twice + found.mapped_twice, wrong + found.unaccounted
+                    kinds["killed in time" if told.killed else "over before the kill"] += 1
+                    kinds[told.scenario] += 1
+                    kinds.update(f"{victim} killed" for victim in told.victim.split(", "))
+                    if not found.clean:
+                        what = f"{told.scenario}, {told.victim} killed at {told.moment}"
+                        bar.print(f"seed {seed}: {what}: {found.said}")
+                    bar.advance(task)
+            except KeyboardInterrupt:
+                bar.print("Stopped; what was tried until then:")
     console.print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())), highlight=False)
     if wrong:
         console.print(f"{wrong} ledgers do not add up", style="red")
-    print(f"{asked.trials} trials, {lost} lost, {duplicated} duplicated, {twice} mapped twice")
-    return int(bool(lost or duplicated or twice or wrong))
+    print(f"{done} trials, {lost} lost, {duplicated} duplicated, {twice} mapped twice")
+    return int(bool(lost or duplicated or twice or wrong or done < asked.trials))
 
 
 if __name__ == "__main__":
