@@ -2,12 +2,12 @@
 
     python tests/emulators/hostile_rest.py --port 8902 --items 2000
 
-`GET /items/<paging>` with paging one of link, next_url, cursor, offset, number, keyset, single, each guarded as
-`--auth` (or the path `/as/<auth>/items/…`) says. `GET /count` counts. `POST /token` is the token server.
+`GET /items/<paging>` with paging one of link, next_url, cursor, offset, number, keyset, single, each guarded
+as `--auth` (or the path `/as/<auth>/items/…`) says. `GET /count` counts. `POST /token` is the token server.
 `POST /_control` changes how it behaves (see `Faults`), `GET /_control` tells what was asked of it.
 """
-# Its chance is no secret's and its methods are named as http.server wants them.
-# ruff: noqa: S311, N802
+# The tables of rows and of faults are wide; http.server names the methods.
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Faults:
     rotate_refresh: bool = False  # each refresh gives a new refresh token, and the old one is dead
     short_page: int = 0  # that page (from 1) has half of its rows, the rest never comes
     skip_page: int = 0  # that page is left out
-    repeat_page: int = 0  # that page comes twice
+    repeat_page: int = 0  # that page is the one before once more
+    repeat_reversed: bool = False  # and its rows in the opposite order
     endless: bool = False  # there is always a next page, with new rows
     endless_empty: bool = False  # there is always a next page, with no rows
     repeat_cursor_after: int = 0  # after so many pages the cursor goes back to the first
@@ -239,6 +240,7 @@ class Handler(BaseHTTPRequestHandler):
             page, after = rows[at + size : at + 2 * size], at + 2 * size
         if faults.repeat_page == number and at >= size:
             page = rows[at - size : at]
+            page = page[::-1] if faults.repeat_reversed else page
         more = after < len(rows)
         if faults.endless and not more:
             page = page or [dict(rows[-1], id=rows[-1]["id"] + at + k) for k in range(size)]

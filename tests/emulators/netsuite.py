@@ -2,13 +2,13 @@
 
     python tests/emulators/netsuite.py --port 8903 --key-file /tmp/key.pem
 
-OAuth 2.0 with a signed assertion, and token-based OAuth 1.0a; pages of at most 1,000, offsets that are multiples of
-the limit, 100,000 rows a query; values as text, nulls left out; a limit of calls at a time. An order that is not
-total is shuffled anew for every page, as it may be there. `POST /_control` changes how it behaves (see `Faults`),
-`GET /_control` tells what was asked of it.
+OAuth 2.0 with a signed assertion, and token-based OAuth 1.0a; pages of at most 1,000, offsets that are
+multiples of the limit, 100,000 rows a query; values as text, nulls left out; a limit of calls at a time. An
+order that is not total is shuffled anew for every page, as it may be there. `POST /_control` changes how it
+behaves (see `Faults`), `GET /_control` tells what was asked of it.
 """
-# Its chance is no secret's, its names are http.server's, and the SQL is the caller's: that is what SuiteQL is.
-# ruff: noqa: S311, S608, N802
+# http.server names the methods; the hash only shuffles rows.
+# ruff: noqa: S324
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Faults:
     token_life: float = 3600
     forget_tokens: bool = False
     drop_row: int = 0  # every n-th row is left out of its page
-    mutate_after: int = 0  # after so many pages a row changes and one appears
+    change_after: int = 0  # after so many pages a row changes
+    appear_after: int = 0  # after so many pages a row appears
     skew: float = 0  # seconds that this server's clock is ahead
     latency: float = 0  # seconds that each query takes
 
@@ -94,7 +95,7 @@ def _tables(args: argparse.Namespace) -> sqlite3.Connection:
     db.create_function("TO_TIMESTAMP", 2, lambda text, _form: text)
     db.create_function("TO_DATE", 2, lambda text, _form: f"{text} 00:00:00")
     db.create_function("TO_CHAR", 2, _to_char)
-    db.create_function("CHANCE", 2, lambda a, b: hashlib.md5(f"{a}/{b}".encode()).hexdigest())  # noqa: S324
+    db.create_function("CHANCE", 2, lambda a, b: hashlib.md5(f"{a}/{b}".encode()).hexdigest())
     db.execute(
         'CREATE TABLE "transaction" (id INTEGER PRIMARY KEY, tranid TEXT, type TEXT, entity INTEGER, trandate TEXT,'
         " foreigntotal TEXT, memo TEXT, posting TEXT, lastmodifieddate TEXT)"
@@ -102,7 +103,7 @@ def _tables(args: argparse.Namespace) -> sqlite3.Connection:
     begin = datetime(2022, 1, 1, tzinfo=UTC)
     rows = []
     for n in range(args.rows):
-        at = begin + timedelta(minutes=n // 5 * 5)  # five rows to a minute: time alone is no total order
+        at = begin + timedelta(minutes=n // 7 * 7)  # seven rows to a minute: time alone is no total order
         number = 9_007_199_254_740_993 + n * 3
         rows.append((
             number, f"SO{n}", "SalesOrd", n % 97, f"{at:%Y-%m-%d 00:00:00}", f"{n}.{n % 100:02}",
@@ -185,8 +186,8 @@ class Handler(BaseHTTPRequestHandler):
         with account.lock:
             account.pages += 1
             faults = account.faults
-            if faults.mutate_after and account.pages == faults.mutate_after:
-                self._mutate()
+            if account.pages in (faults.change_after, faults.appear_after):
+                self._move()
             # What the order leaves open is in another order each time.
             shaken = f"{sql}, CHANCE(id, {account.pages})" if re.search(r"\bORDER BY\b", sql) else (
                 sql if "COUNT(" in sql else f"{sql} ORDER BY CHANCE(id, {account.pages})"
@@ -212,19 +213,15 @@ class Handler(BaseHTTPRequestHandler):
             "totalResults": found,
         })  # fmt: skip
 
-    def _mutate(self) -> None:
-        db, now = (
-            self.account.db,
-            datetime.fromtimestamp(self.account.now(), UTC).strftime("%Y-%m-%d %H:%M:%S"),
-        )
-        db.execute(
-            'UPDATE "transaction" SET memo = ?, lastmodifieddate = ? WHERE tranid = ?',
-            ("changed", now, "SO1"),
-        )
-        db.execute(
-            'INSERT INTO "transaction" VALUES (7, ?, ?, 1, ?, ?, NULL, ?, ?)',
-            ("SO-late", "SalesOrd", "2022-01-01 00:00:00", "1.00", "T", now),
-        )
+    def _move(self) -> None:
+        account, db = self.account, self.account.db
+        now = datetime.fromtimestamp(account.now(), UTC).strftime("%Y-%m-%d %H:%M:%S")
+        if account.pages == account.faults.change_after:
+            change = 'UPDATE "transaction" SET memo = ?, lastmodifieddate = ? WHERE tranid = ?'
+            db.execute(change, ("changed", now, "SO1"))
+        if account.pages == account.faults.appear_after:
+            row = (7, "SO-late", "SalesOrd", 1, "2022-01-01 00:00:00", "1.00", None, "T", now)
+            db.execute('INSERT INTO "transaction" VALUES (?,?,?,?,?,?,?,?,?)', row)
 
     def _faulted(self, *, over: bool) -> bool:
         account = self.account

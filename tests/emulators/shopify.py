@@ -6,8 +6,8 @@ GraphQL (graphql-core executes it against a schema), bulk operations, REST with 
 buckets; the caps; scopes and versions. `POST /_control` changes how it behaves (see `Faults`), `GET
 /_control` tells what was asked of it.
 """
-# The schema's lines are long, its methods are named as Shopify names them, and its chance is no secret's.
-# ruff: noqa: E501, D102, S311, N802, N803
+# The schema's lines are long, and its methods and arguments are named as Shopify names them.
+# ruff: noqa: A002, D102, E501, N802, N803
 
 from __future__ import annotations
 
@@ -411,7 +411,7 @@ class Resolver:
     def publicApiVersions(self, _info: Any) -> list[dict[str, Any]]:
         return [{"handle": v, "supported": True, "displayName": v} for v in self._shop.faults.versions]
 
-    def node(self, _info: Any, id: str) -> dict[str, Any] | None:  # noqa: A002
+    def node(self, _info: Any, id: str) -> dict[str, Any] | None:
         operation = self._shop.operations.get(id)
         if operation:
             return {"__typename": "BulkOperation", **_look(self._shop, operation, self._host)}

@@ -40,6 +40,7 @@ SMALL = 8_192
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]] = ROWS, pack: Callable[[bytes], bytes] = bytes) -> Path:
+    """A CSV file of the rows, as Python writes it."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), quoting=csv.QUOTE_MINIMAL)
     writer.writeheader()
@@ -49,10 +50,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]] = ROWS, pack: Callable[[byt
 
 
 def zstd(data: bytes) -> bytes:
+    """Packed by Zstandard."""
     return pa.compress(data, "zstd", asbytes=True)
 
 
 def rows(source: FileSource, window: Any = None, checkpoint: Any = None) -> list[dict[str, Any]]:
+    """All rows that the source brings, in order."""
     return [row for page in source.read(window, checkpoint) for row in page.batch.to_pylist()]
 
 
@@ -242,6 +245,7 @@ def test_fixed_width(tmp_path: Path) -> None:
 
 
 def workbook(path: Path, cells: list[list[Any]]) -> Path:
+    """A workbook with one sheet of these cells."""
     book = openpyxl.Workbook()
     sheet = book.active
     assert sheet is not None
@@ -339,7 +343,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, n, 
 
 @pytest.mark.parametrize("kind", ["many lines", "one line"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: str) -> None:
-    """A file of 200 MB takes less than 150 MB more, be it many lines or a single endless one, which is refused."""
+    """A file of 200 MB takes less than 150 MB more, be it many lines or a single endless one, which is
+    refused.
+    """
     path = tmp_path / "rows.csv"
     with path.open("wb") as out:
         out.write(b"id,name\n")
@@ -401,7 +407,7 @@ def bucket() -> Iterator[dict[str, Any]]:
     host, port = server.get_host_and_port()
     options = {"key": "key-1", "secret": "secret-1", "endpoint_url": f"http://{host}:{port}"}
     client = boto3.client(
-        "s3", aws_access_key_id="key-1", aws_secret_access_key="secret-1",  # noqa: S106 - the emulator's
+        "s3", aws_access_key_id="key-1", aws_secret_access_key="secret-1",
         endpoint_url=options["endpoint_url"], region_name="us-east-1",
     )  # fmt: skip
     client.create_bucket(Bucket="files")
@@ -453,7 +459,7 @@ class _Served(paramiko.SFTPServerInterface):
 
     lstat = stat
 
-    def open(self, path: str, flags: int, attr: Any) -> Any:  # noqa: ARG002
+    def open(self, path: str, flags: int, attr: Any) -> Any:  # noqa: ARG002 - paramiko asks so
         handle = paramiko.SFTPHandle(flags)
         handle.readfile = self._real(path).open("rb")
         return handle
@@ -464,7 +470,7 @@ class _Login(paramiko.ServerInterface):
         right = (username, password) == ("reader", "pass-word")
         return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
 
-    def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002
+    def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko asks so
         return paramiko.OPEN_SUCCEEDED
 
 

@@ -33,8 +33,8 @@ PAGINGS: dict[str, dict[str, Any]] = {
 }
 FIELDS = {
     "id": {"type": "decimal(20,0)"}, "name": "text", "email": "text", "amount": "decimal(12,2)", "active": "bool",
-    "created_at": "timestamp", "updated_at": "timestamp", "made": "int", "owner_id": {"type": "int", "path": "owner.id"},
-    "lines": "json",
+    "created_at": "timestamp", "updated_at": "timestamp", "made": "int",
+    "owner_id": {"type": "int", "path": "owner.id"}, "lines": "json",
 }  # fmt: skip
 QUICK = {"attempts": 4, "patience": 20, "first_wait": 0.02, "longest_wait": 0.2, "timeout": 3}
 WINDOW = {"start": "created_min", "end": "created_before"}
@@ -42,17 +42,20 @@ WINDOW = {"start": "created_min", "end": "created_before"}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Emulator]:
+    """One emulator for all tests of this module."""
     with Emulator("hostile_rest", "--items", "1000") as emulator:
         yield emulator
 
 
 @pytest.fixture
 def emulator(server: Emulator) -> Emulator:
+    """The same, as new."""
     server.control(reset=True)
     return server
 
 
 def declare(emulator: Emulator, way: str = "cursor", **given: Any) -> dict[str, Any]:
+    """A declaration that is right for the emulator, with changes."""
     path = f"/items/{way}" if "path" not in given else given.pop("path")
     paging = PAGINGS[way] | {"size": 100, "size_param": "limit"} | given.pop("paging", {})
     declared = {
@@ -63,11 +66,13 @@ def declare(emulator: Emulator, way: str = "cursor", **given: Any) -> dict[str, 
 
 
 def source(emulator: Emulator, tmp_path: Path, way: str = "cursor", **given: Any) -> RestSource:
+    """The source of such a declaration."""
     declared = RestDeclaration.parse(declare(emulator, way, **given))
     return RestSource(declared, state_dir=tmp_path, work_dir=tmp_path)
 
 
 def rows(pages: list[Any]) -> list[dict[str, Any]]:
+    """The rows on the pages, in order."""
     return [row for page in pages for row in page.batch.to_pylist()]
 
 
@@ -120,6 +125,7 @@ AUTHS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def guarded(emulator: Emulator, name: str, way: str = "link", **given: Any) -> dict[str, Any]:
+    """What to change in a declaration for a resource that is guarded so."""
     place, auth = AUTHS[name]
     auth = {k: v.replace("{url}", emulator.url) for k, v in auth.items()}
     return {"path": f"/as/{place}/items/{way}", "auth": auth, "count": None, **given}
@@ -135,9 +141,11 @@ def test_every_way_to_prove_who_calls(emulator: Emulator, tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", sorted(AUTHS))
 def test_wrong_credentials_are_named_and_not_shown(emulator: Emulator, tmp_path: Path, name: str) -> None:
-    """The message says what was asked, the status and what to do; the secret, which the server echoes, is masked."""
+    """The message says what was asked, the status and what to do; the secret, which the server echoes, is
+    masked.
+    """
     given = guarded(emulator, name)
-    wrong = {k: "wrong-s3cret" for k in ("token", "password", "value", "client_secret", "token_secret")}
+    wrong = dict.fromkeys(("token", "password", "value", "client_secret", "token_secret"), "wrong-s3cret")
     given["auth"] |= {k: v for k, v in wrong.items() if k in given["auth"]}
     with pytest.raises(PermanentError) as raised:
         source(emulator, tmp_path, "link", **given).preflight()
@@ -213,6 +221,23 @@ def test_pages_that_lie_fail_the_window(
     with pytest.raises(WindowIncomplete):
         list(one.read(None, None))
     assert one.completeness is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "given", "message"),
+    [
+        ({"repeat_page": 5}, {"key": None}, "the same page of 100 rows twice"),
+        ({"repeat_page": 5, "repeat_reversed": True}, {}, "a whole page of 100 rows came a second time"),
+        ({"repeat_cursor_after": 4}, {"key": None}, "the same page of 100 rows twice"),
+    ],
+)
+def test_a_repetition_is_seen_without_any_count(
+    emulator: Emulator, tmp_path: Path, fault: dict[str, Any], given: dict[str, Any], message: str
+) -> None:
+    """By the page itself when there is no key, by the keys when the page looks different."""
+    emulator.control(**fault)
+    with pytest.raises(WindowIncomplete, match=message):
+        list(source(emulator, tmp_path, "cursor", count=None, **given).read(None, None))
 
 
 def test_a_short_page_by_offset_is_completed(emulator: Emulator, tmp_path: Path) -> None:
@@ -309,7 +334,7 @@ def test_lists_inside_rows_unfold_with_their_parents(emulator: Emulator, tmp_pat
 
 def test_windows_meet_without_gap_or_overlap(emulator: Emulator, tmp_path: Path) -> None:
     """Exclusive and inclusive ends give the same half-open windows, and each is proven."""
-    middle = datetime(2023, 1, 2, 23, 55, tzinfo=UTC)  # a row's own time: 7 minutes x 411
+    middle = datetime(2023, 1, 2, 23, 57, tzinfo=UTC)  # a row's own time: 7 minutes x 411
     edges = [(None, middle), (middle, None)]
     inclusive = {"start": "created_min", "end": "created_max", "end_is": "inclusive", "field": "created_at"}
     for window in (WINDOW, inclusive):
@@ -352,7 +377,9 @@ def test_a_server_in_another_time_is_followed(emulator: Emulator, tmp_path: Path
 
 
 def test_a_big_page_is_handed_on_in_bounded_parts(emulator: Emulator, tmp_path: Path) -> None:
-    """An answer larger than a page's bound comes as several, and a kill between them repeats that answer only."""
+    """An answer larger than a page's bound comes as several, and a kill between them repeats that answer
+    only.
+    """
     declared = RestDeclaration.parse(declare(emulator, "single"))
     one = RestSource(declared, state_dir=tmp_path, work_dir=tmp_path)
     one._reading._page_bytes = 50_000
@@ -376,7 +403,7 @@ def test_a_checkpoint_of_another_declaration_is_refused(emulator: Emulator, tmp_
 
 def test_a_faulty_declaration_names_the_place() -> None:
     """An unknown word and a wrong kind are both named."""
-    with pytest.raises(DeclarationError, match="paging.by") as raised:
+    with pytest.raises(DeclarationError, match=r"paging\.by") as raised:
         RestDeclaration.parse({"url": "http://x", "path": "/", "paging": {"by": "scroll"}, "pageing": 1})
     assert "pageing" in str(raised.value)
 
@@ -399,7 +426,9 @@ print(sum(p.batch.num_rows for p in source.read(None, None)))
 def run_together(
     declared: RestDeclaration, tmp_path: Path, count: int, start: Callable[[], Any] = lambda: None
 ) -> tuple[list[str], float]:
-    """So many processes reading at once: what each brought, and the seconds from the start of all to the last."""
+    """So many processes reading at once: what each brought, and the seconds from the start of all to the
+    last.
+    """
     command = [sys.executable, "-c", READ, declared.model_dump_json(exclude_none=True), str(tmp_path)]
     running = [
         subprocess.Popen(
@@ -427,12 +456,11 @@ def test_a_rate_is_used_and_never_passed_by_several_processes(tmp_path: Path, he
         given = declare(emulator, "link", paging={"size": 10}, rate=rate, count=None)
         # The bucket is empty at the start, so that its first fill does not count as use.
         start = partial(emulator.control, drain=True)
-        brought, seconds = run_together(RestDeclaration.parse(given), tmp_path, 3, start)
+        brought, _ = run_together(RestDeclaration.parse(given), tmp_path, 3, start)
         told = emulator.tell()
     assert brought == ["350"] * 3
     assert told["refused"] == 0
     use = (told["allowed"] - 1) / (told["busy"] * 6)
-    print(f"{use:.1%} of the limit in {told['busy']:.1f} s, {seconds:.1f}")
     assert use >= 0.9, f"{use:.1%} of the limit in {told['busy']:.1f} s"
 
 

@@ -14,6 +14,7 @@ from ferry.sources.shape import Field, Shape
 
 
 def shaped(kind: str, value: Any, *, parse: bool = False) -> Any:
+    """The one value, after it went through a shape."""
     batch = Shape([Field("x", kind, parse=parse)]).batch([{"x": value}], "here")
     return batch.column("x")[0].as_py()
 
@@ -45,7 +46,8 @@ def test_a_value_of_its_type_comes_as_it_is(kind: str, value: Any, want: Any) ->
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        ("int", "7"), ("int", True), ("int", Decimal("7.0")), ("int", 2**63), ("text", 7), ("bool", 1), ("bool", "true"),
+        ("int", "7"), ("int", True), ("int", Decimal("7.0")), ("int", 2**63), ("text", 7), ("bool", 1),
+        ("bool", "true"),
         ("decimal(12,2)", Decimal("1.234")), ("decimal(4,2)", 12345), ("decimal(12,2)", "1.00"),
         ("decimal(12,2)", True), ("number", "7"), ("date", "29.02.2024"), ("date", "2024-02-30"),
         ("timestamp", "2024-02-29T12:00:00"), ("datetime", "2024-02-29T12:00:00Z"), ("timestamp", 1_700_000_000),

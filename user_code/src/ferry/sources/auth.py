@@ -187,7 +187,7 @@ class OAuth2:
             if response.status_code < 500 and response.status_code != 429:
                 break
             time.sleep(0.3 * 2**attempt)
-        assert response is not None  # noqa: S101 - for the type checker: the loop ends with an answer or an error
+        assert response is not None
         return self._token(response, now, refresh_token, where)
 
     def _token(

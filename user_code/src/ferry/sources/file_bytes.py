@@ -1,6 +1,7 @@
 """Bytes of a file as bounded blocks of whole lines: unpacked, decoded, and counted.
 
-A block never grows beyond what one record may have, and what a compressed file unfolds to is held to a multiple of
+A block never grows beyond what one record may have, and what a compressed file unfolds to is held to a
+multiple of
 its size: neither a line of 10 GB nor a decompression bomb reaches memory or disk.
 """
 

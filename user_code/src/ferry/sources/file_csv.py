@@ -1,7 +1,8 @@
 """CSV in blocks: checked byte by byte against the grammar, parsed by Arrow, and counted by both.
 
-Every quote opens at the start of a field and closes at its end, or it is a fault with its line; so a newline is known
-to be inside a value or between records, and what the grammar counts is held against what the parser gives.
+Every quote opens at the start of a field and closes at its end, or it is a fault with its line; so a newline
+is known to be inside a value or between records, and what the grammar counts is held against what the parser
+gives.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class _CsvReader:
         return int(ends[-1]) + 1 if len(ends) else 0
 
     def _inside(self, text: bytes, line: int) -> Any:
-        """For each byte whether a quoted value is open after it, by the grammar; a quote elsewhere is a fault."""
+        """For each byte whether a quoted value is open after it, by the grammar; a quote elsewhere is a
+        fault.
+        """
         data = as_bytes(text)
         if self._form.escape:
             escaped = np.zeros(len(data), bool)
@@ -136,7 +139,8 @@ class _CsvReader:
         try:
             table = arrow_csv.read_csv(
                 io.BytesIO(text),
-                # Without threads and in one block, rows come in order and a newline in a value is no block's end.
+                # Without threads and in one block, rows come in order and a newline in a value is no block's
+                # end.
                 arrow_csv.ReadOptions(
                     column_names=names, use_threads=False, block_size=max(len(text), 1) + 1
                 ),

@@ -188,7 +188,9 @@ def read_parquet(file: OpenedFile, place: Any, page_bytes: int = PAGE_BYTES) -> 
 
 
 def read_excel(file: OpenedFile, form: ExcelFormat, place: Any) -> Iterator[Part]:
-    """Parts of a sheet; `place` is [row, names]. A formula whose value was never saved is a fault, not a null."""
+    """Parts of a sheet; `place` is [row, names]. A formula whose value was never saved is a fault, not a
+    null.
+    """
     with file.open() as raw, file.open() as again:
         _refuse_bomb(raw, file)
         try:

@@ -1,8 +1,8 @@
 """Files as a source: CSV, JSONL, Parquet, Excel and fixed width, local, on S3-like stores and over SFTP.
 
-Files are read in bounded parts, whatever their size; gzip and Zstandard are unpacked on the way. A fault names the
-file and the line. The checkpoint after each page is a place in a file together with the file's size and version, so
-a file that changed in between is noticed.
+Files are read in bounded parts, whatever their size; gzip and Zstandard are unpacked on the way. A fault
+names the file and the line. The checkpoint after each page is a place in a file together with the file's size
+and version, so a file that changed in between is noticed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class FileDeclaration(Declared):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """One file that the URL matches: its name (the partition), bytes (-1 if unknown), and what tells a change."""
+    """One file that the URL matches: its name (the partition), bytes (-1 if unknown), and what tells a
+    change.
+    """
 
     name: str
     path: str
@@ -89,7 +91,8 @@ class FoundFile:
 class FileSource:
     """Files that a URL matches, in the order of their names.
 
-    A window over files has the key `file` and names as edges; `partition_window` makes the one of a single file.
+    A window over files has the key `file` and names as edges; `partition_window` makes the one of a single
+    file.
     """
 
     def __init__(

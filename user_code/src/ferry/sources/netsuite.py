@@ -1,9 +1,11 @@
-"""NetSuite by SuiteQL over REST: total order, keyset or split windows, one limit of calls at a time for all runs.
+"""NetSuite by SuiteQL over REST: total order, keyset or split windows, one limit of calls at a time for all
+runs.
 
-Facts: at most 1,000 rows a page and 100,000 a query, whose offset is a multiple of its limit; nulls are left out and
+Facts: at most 1,000 rows a page and 100,000 a query, whose offset is a multiple of its limit; nulls are
+    left out and
 values come as text; calls at a time are limited per account over all integrations, and being over is HTTP 429 or,
-from RESTlets, HTTP 400 with SSS_REQUEST_LIMIT_EXCEEDED; a call is cut off after 15 minutes. New integrations cannot
-use token-based authentication (OAuth 1.0a) from 2027.1: OAuth 2.0 first.
+from RESTlets, HTTP 400 with SSS_REQUEST_LIMIT_EXCEEDED; a call is cut off after 15 minutes. New integrations
+cannot use token-based authentication (OAuth 1.0a) from 2027.1: OAuth 2.0 first.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Account(Declared):
         account: its id: `1234567` or `1234567_SB1`.
         auth: how to prove who calls.
         url: set for another host than the account's own.
-        concurrency: calls at a time that Ferry may have, of the account's limit, over all runs on this machine.
+        concurrency: calls at a time that Ferry may have, of the account's limit, over all runs on this
+            machine.
         timezone: the zone in which SuiteQL reads and writes this user's times.
     """
 
@@ -127,13 +130,13 @@ class SuiteQuery(Declared):
 
     Attributes:
         table: of SuiteQL: `transaction`, `customer`, `transactionline`, …, joins included.
-        columns: the columns. SuiteQL hands all values over as text, so they are parsed as their type; dates and
-            times are asked for in ISO form.
+        columns: the columns. SuiteQL hands all values over as text, so they are parsed as their type;
+            dates and times are asked for in ISO form.
         id: the expression of a unique whole number that gives the total order.
         modified: the expression of the time of the last change, if there is one.
         where: a condition that always applies.
-        paging: `keyset` on the id, which has no cap; `offset` in the order of (modified, id), whose windows split
-            before 100,000 rows.
+        paging: `keyset` on the id, which has no cap; `offset` in the order of (modified, id), whose
+            windows split before 100,000 rows.
     """
 
     table: str
@@ -187,11 +190,15 @@ class NetSuiteSource:
         return self._reading.completeness
 
     def preflight(self) -> None:
-        """Ask for one row: account, credentials, role and every column are right, or `PermanentError` says not."""
+        """Ask for one row: account, credentials, role and every column are right, or `PermanentError` says
+        not.
+        """
         self._ask(f"{self._select(Span())} ORDER BY {self.query.id}", limit=1, offset=0)
 
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
-        """Pages of the window, which is on the time of the last change, or on any other expression by its key."""
+        """Pages of the window, which is on the time of the last change, or on any other expression by its
+        key.
+        """
         self._window = window.key if window else self.query.modified
         return self._reading.pages(window, checkpoint)
 

@@ -139,8 +139,8 @@ class Reading:
             known.
         version: path of what grows when a record changes (`updated_at`).
         shape: makes the batches.
-        unfold: the rows in the objects that the pages bring, each with its ancestors, nearest first; None when the
-            objects are the rows. Keys, counts and hashes are of the objects.
+        unfold: the rows in the objects that the pages bring, each with its ancestors, nearest first; None
+            when the objects are the rows. Keys, counts and hashes are of the objects.
         plan: what was declared, JSON-serialisable; a checkpoint of another plan is refused.
         work_dir: a directory that outlives the process, for the keys seen so far.
     """
@@ -209,7 +209,8 @@ class Reading:
         seen = SeenKeys(self._work_dir / f"seen-{of}.sqlite")
         kept = seen.back_to(-1 if fresh else state["page"])
         if kept == 0 and tally.arrived:
-            note = f"the keys of the {tally.arrived} rows before page {state['page'] + 1} were no longer there to compare"
+            before = f"the {tally.arrived} rows before page {state['page'] + 1}"
+            note = f"the keys of {before} were no longer there to compare"
             state["notes"].append(note)
         return seen
 

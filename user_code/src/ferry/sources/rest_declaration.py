@@ -69,9 +69,9 @@ class Paging(Declared):
     """How one page leads to the next.
 
     Attributes:
-        by: `link` (header with rel=next), `next_url` (a URL in the answer), `cursor` (a value in the answer that
-            goes into `param`), `offset`, `number` (of the page), `keyset` (the last row's key goes into `param`),
-            or `none`.
+        by: `link` (header with rel=next), `next_url` (a URL in the answer), `cursor` (a value in the
+            answer that goes into `param`), `offset`, `number` (of the page), `keyset` (the last row's key
+            goes into `param`), or `none`.
         param: query parameter of the cursor, offset, number or key.
         size: rows to ask for; `size_param` is its parameter.
         next: path in the answer to the URL or cursor.
@@ -97,7 +97,8 @@ class WindowParams(Declared):
 
     Attributes:
         start, end: query parameters of the edges.
-        format: `iso` (UTC, with Z), `date`, `epoch`, `epoch_ms`, or a strftime format; `key` for keys as they are.
+        format: `iso` (UTC, with Z), `date`, `epoch`, `epoch_ms`, or a strftime format; `key` for keys as
+            they are.
         end_is: whether the API counts the end as inside. Rows on the end are then left to the next window.
         field: path of the windowed value in a row; needed when the end is inclusive.
     """
@@ -168,8 +169,8 @@ class RestDeclaration(Declared):
     Attributes:
         url: base URL; credentials are sent to its host only.
         path: of the resource.
-        records: path to the list of objects in the answer (empty when the answer is the list); `orders[].lines[]`
-            unfolds the lists inside, whose objects are then the rows.
+        records: path to the list of objects in the answer (empty when the answer is the list);
+            `orders[].lines[]` unfolds the lists inside, whose objects are then the rows.
         key: path, or paths, of the key of the objects that the pages bring.
         version: path of what grows when an object changes.
         params: query parameters of each first request.

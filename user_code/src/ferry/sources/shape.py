@@ -135,7 +135,8 @@ class Shape:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema())
 
     def columns(self, given: dict[str, pa.Array], where: str) -> pa.RecordBatch:
-        """Columns of text, as files have them, as one batch: parsed where that is declared, otherwise as they are.
+        """Columns of text, as files have them, as one batch: parsed where that is declared, otherwise as they
+        are.
 
         Raises:
             PermanentError: a column is missing or not declared, or a value is not of its type.

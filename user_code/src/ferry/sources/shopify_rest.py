@@ -1,7 +1,8 @@
 """Shopify's REST Admin API, legacy since 2024-10, for shops whose apps still use it: ready declarations.
 
-Pages follow the `Link` header, whose `page_info` admits no other filter; the edges of a window are both inside, so
-rows on its end are left to the next one; the limit is a leaky bucket whose level comes with each answer.
+Pages follow the `Link` header, whose `page_info` admits no other filter; the edges of a window are both
+inside, so rows on its end are left to the next one; the limit is a leaky bucket whose level comes with each
+answer.
 """
 
 from __future__ import annotations
