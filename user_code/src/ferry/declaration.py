@@ -167,7 +167,6 @@ class EntityDeclaration(_Strict):
     contract: str
     target: Target
     id_map: Literal["internal", "published", "none"] = "internal"
-    store: Literal["parquet", "table"] = "parquet"
     columns: dict[str, str] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()

@@ -116,7 +116,10 @@ class Recorder:
                 tags=stamp(
                     self._versions[stage],
                     data_version,
-                    [(key, found[partition if partition in found else None]) for key, found in versions.items()],
+                    [
+                        (key, found[partition if partition in found else None])
+                        for key, found in versions.items()
+                    ],
                 ),
             )
             for partition, data_version, metadata in made

@@ -44,7 +44,9 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
                 )
             )
         yield dg.Output(
-            None, output_name=context.assets_def.get_output_name_for_asset_key(key), metadata={"__source_asset_observation__": True}
+            None,
+            output_name=context.assets_def.get_output_name_for_asset_key(key),
+            metadata={"__source_asset_observation__": True},
         )
 
     return look
