@@ -24,10 +24,10 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo "builds the images (a few minutes at first, seconds later)"
 if ! compose build >"$log" 2>&1; then
-    tail -20 "$log" >&2
-    if grep -q 'debian:trixie-slim' "$log" && ! docker image inspect debian:trixie-slim >/dev/null 2>&1; then
+    if grep -q 'metadata for .*debian:trixie-slim' "$log" && ! docker image inspect debian:trixie-slim >/dev/null 2>&1; then
         die "The base image debian:trixie-slim is missing and no image registry gives it. On Debian make it: sudo make airgap-images"
     fi
+    tail -20 "$log" >&2
     die "The images were not built, see above. On a company's network see docs/air-gapped.md (certificates, mirrors, proxies)."
 fi
 echo "starts the services"
