@@ -26,22 +26,23 @@ class Judgement:
     @property
     def clean(self) -> bool:
         """Whether nothing at all is wrong."""
-        return not (self.lost or self.duplicated or self.mapped_twice or self.unaccounted)
+        return not (self.said or self.lost or self.duplicated or self.mapped_twice or self.unaccounted)
 
 
 def judge(oracle: Oracle, target_url: str, earlier: Pairs) -> Judgement:
     """Hold a settled target against what plain SQL expects, and its maps against `earlier` pairs of the same keys."""
     found = Judgement(said=oracle.differences(target_url))
-    for table in {line.split(":")[0] for line in found.said}:
-        for number, what in {
-            (int(match[1]), match[2])
-            for line in found.said
-            if line.startswith(f"{table}: ") and (match := re.match(r"\w+: (\d+) rows (\w+ \w+)", line))
-        }:
-            if what == "there but":
-                found.duplicated += number
-            else:
-                found.lost += number
+    # Several sentences may give examples of one difference: table, number and kind together are counted once.
+    kinds = {
+        match.groups()
+        for line in found.said
+        if (match := re.match(r"(\w+): (\d+) rows (there but|\w+)", line))
+    }
+    for _, number, what in kinds:
+        if what == "there but":
+            found.duplicated += int(number)
+        else:
+            found.lost += int(number)
     with psycopg.connect(target_url) as target:
         _maps(target, found, earlier)
         _accounts(target, oracle, found)
