@@ -156,7 +156,7 @@ def _carry_once(
     *,
     again: bool,
 ) -> Iterator[Event]:
-    channel: queue.Queue[Any] = queue.Queue(maxsize=settings.read_ahead)
+    channel = _Channel(settings.read_ahead)
     stopped = threading.Event()
     reader = threading.Thread(
         target=_read_all,
@@ -220,17 +220,15 @@ def _read_all(
     settings: Settings,
     wanted: set[str],
     again: bool,
-    channel: "queue.Queue[Any]",
+    channel: "_Channel",
     stopped: threading.Event,
 ) -> None:
     """The reading thread: extract or read back, judge, hand over. It never raises; it sends what went wrong."""
 
     def send(item: Any) -> None:
         while not stopped.is_set():
-            try:
-                return channel.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            if channel.put(item):
+                return
         raise _StopError
 
     reader: PostgresReader | None = None
@@ -264,6 +262,28 @@ def _read_all(
             reader.close()
     if not stopped.is_set():
         send(None)
+
+
+class _Channel:
+    """What the reading thread hands over; only rows take room in memory, so only they wait for a place."""
+
+    def __init__(self, places: int) -> None:
+        self._items: queue.Queue[Any] = queue.Queue()
+        self._places = threading.Semaphore(places)
+
+    def put(self, item: Any) -> bool:
+        """Hand an item over; False if there was no place for its rows within a moment."""
+        if isinstance(item, _Rows) and not self._places.acquire(timeout=0.2):
+            return False
+        self._items.put(item)
+        return True
+
+    def get(self, *, wait: bool = True) -> Any:
+        """The next item; raises `queue.Empty` if there is none and `wait` is false."""
+        item = self._items.get(block=wait)
+        if isinstance(item, _Rows):
+            self._places.release()
+        return item
 
 
 class _StopError(Exception):
@@ -397,7 +417,7 @@ class _Later:
         raise TransientError("the source broke off while it was counted", why=str(self._result)) from None
 
 
-def _load_all(loader: Loader, settings: Settings, channel: "queue.Queue[Any]") -> Iterator[Event]:
+def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterator[Event]:
     """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
     plan = loader.plan
     if plan.declaration.target.constraints == "at_end":
@@ -459,9 +479,9 @@ def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]
         yield result
 
 
-def _drain(channel: "queue.Queue[Any]") -> None:
+def _drain(channel: "_Channel") -> None:
     try:
         while True:
-            channel.get_nowait()
+            channel.get(wait=False)
     except queue.Empty:
         return
