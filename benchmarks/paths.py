@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from migration import DURABLE, fill
 
-from ferry.catalogue import Table, describe
-from ferry.sources.postgres import ArrowConnection, arrow_field, conform
+from ferry.catalogue import Table, arrow_field, describe
+from ferry.sources.postgres import ArrowConnection, conform
 from ferry.targets.types import wire_type
 from shop.demo.server import EmbeddedServer
 

@@ -4,11 +4,31 @@ from dataclasses import dataclass, field
 from typing import LiteralString
 
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ferry.declaration import nearest
 from ferry.errors import DeclarationError, PermanentError, TransientError
+
+NATIVE: dict[str, pa.DataType] = {
+    "int2": pa.int16(),
+    "int4": pa.int32(),
+    "int8": pa.int64(),
+    "float4": pa.float32(),
+    "float8": pa.float64(),
+    "bool": pa.bool_(),
+    "text": pa.string(),
+    "varchar": pa.string(),
+    "bpchar": pa.string(),
+    "bytea": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+}
+# Decimal128 holds 38 digits; a wider or undeclared numeric travels as text, digit for digit.
+MOST_DIGITS = 38
 
 
 @dataclass(frozen=True)
@@ -16,7 +36,7 @@ class Column:
     """One column: its type as PostgreSQL writes it (`numeric(15,2)`) and without modifiers (`numeric`).
 
     `category` is PostgreSQL's `typtype` (b base, e enum, d domain, c composite, r range); `sequence` the sequence
-    that an identity or serial column owns.
+    that an identity or serial column owns; `arrow` how its values travel, where `arrow_field` would choose otherwise.
     """
 
     name: str
@@ -30,6 +50,7 @@ class Column:
     precision: int | None = None
     scale: int | None = None
     length: int | None = None
+    arrow: pa.DataType | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Table:
     @property
     def label(self) -> str:
         """The name for people: `public.orders`."""
-        return f"{self.schema}.{self.name}"
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
     def is_unique(self, columns: tuple[str, ...]) -> bool:
         """Whether a valid unique key lies within these columns, none of them nullable."""
@@ -220,3 +241,15 @@ def column_of(table: Table, name: str, where: str) -> Column:
             next=nearest(name, table.columns, "Its columns are"),
         )
     return table.columns[name]
+
+
+def arrow_field(column: Column) -> pa.Field:
+    """How a column travels: its Arrow type, and PostgreSQL's word for it in the metadata under `pg_type`."""
+    if column.arrow is not None:
+        arrow = column.arrow
+    elif column.base_type == "numeric" and column.precision and column.precision <= MOST_DIGITS:
+        scale = column.scale or 0
+        arrow = pa.decimal128(column.precision, scale) if 0 <= scale <= column.precision else pa.string()
+    else:
+        arrow = NATIVE.get(column.base_type, pa.string())
+    return pa.field(column.name, arrow, metadata={"pg_type": column.type})

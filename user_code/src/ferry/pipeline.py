@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from ferry import constraints, ledger
 from ferry.errors import FerryError, PermanentError, TransientError
+from ferry.extract import Source, open_source
 from ferry.ledger import Outcomes
 from ferry.load import Loader, told
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reconcile import Reconciliation, compare, digest
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
-from ferry.sources.postgres import PostgresExtraction, PostgresReader
 from ferry.stage import Manifest, Part, Stage
 from ferry.verdict import Judge, PartVerdict, Tally
 
@@ -231,8 +231,7 @@ def _read_all(
                 return
         raise _StopError
 
-    reader: PostgresReader | None = None
-    connection = plan.declaration.source.connection
+    source: Source | None = None
     try:
         judge = Judge(plan)
         for partition in partitions:
@@ -240,13 +239,13 @@ def _read_all(
             try:
                 send(_Begin(partition))
                 if RAW in wanted and not (again and _staged(work)):
-                    reader = reader or PostgresReader(settings.url(connection), connection)
-                    _extract(plans, plan, work, settings, reader, judge, wanted, send)
+                    source = source or open_source(plans.migration, plan.name, settings)
+                    _extract(plan, work, settings, source, judge, wanted, send)
                 else:
                     _read_back(plan, work, judge, wanted, send)
             except FerryError as error:
-                if reader is not None and error.retryable:
-                    reader = reader.close()
+                if source is not None and error.retryable:
+                    source = source.close()
                 send(PartitionFailed(partition, error, RAW))
             except (OSError, pa.ArrowException) as error:
                 send(PartitionFailed(partition, _storage(error, plan.name, partition), RAW))
@@ -258,8 +257,8 @@ def _read_all(
         for partition in partitions:
             channel.put(PartitionFailed(partition, failure, RAW))
     finally:
-        if reader is not None:
-            reader.close()
+        if source is not None:
+            source.close()
     if not stopped.is_set():
         send(None)
 
@@ -304,21 +303,22 @@ def _storage(error: BaseException, name: str, partition: str) -> FerryError:
 
 
 def _extract(
-    plans: MigrationPlan,
     plan: EntityPlan,
     work: _Work,
     settings: Settings,
-    reader: PostgresReader,
+    source: Source,
     judge: Judge,
     wanted: set[str],
     send: Callable[[Any], None],
 ) -> None:
-    source = plan.declaration.source
-    with PostgresExtraction(reader, plans.migration, plan.name, work.partition, plan.scheme) as reading:
+    def arrived(rows: int) -> None:
+        send(Progress(plan.name, work.partition, rows, RAW))
+
+    with source.extraction(plan.name, work.partition, plan.scheme, arrived) as reading:
         _same_columns(plan, reading.schema, work.partition)
         facts = _Later(reading.facts)
         duplicates = None
-        if not reading.table.is_unique(source.key):
+        if reading.may_repeat_keys:
             facts.wait()
             duplicates = reading.duplicates()
         for part, table in work.stage.write(

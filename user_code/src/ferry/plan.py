@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ferry.catalogue import Column, Table, column_of, connect, describe
+from ferry.catalogue import Column, Table, arrow_field, column_of, connect, describe
 from ferry.contract import compile_contract
 from ferry.declaration import Entity, EntityDeclaration, Migration, Reference, fingerprint, nearest
 from ferry.errors import DeclarationError
+from ferry.extract import describe_sources
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
-from ferry.sources.postgres import arrow_field
 from ferry.targets.types import carry
 
 WAIT = "wait"
@@ -270,30 +270,19 @@ def _with_ancestors(migration: Migration, names: tuple[str, ...]) -> set[str]:
 def _describe_all(
     migration: Migration, settings: Settings, names: set[str]
 ) -> dict[str, tuple[Table, Table]]:
-    tables: dict[str, tuple[Table, Table]] = {}
-    sides: dict[tuple[str, str], Table] = {}
+    together: dict[str, list[str]] = {}
     for name in sorted(names):
         entity = migration[name]
-        for side in ("source", "target"):
-            settings.url(getattr(entity.declaration, side).connection, f"{entity.path}: {side}.connection")
-    for connection in sorted(
-        {
-            c
-            for n in names
-            for d in [migration[n].declaration]
-            for c in (d.source.connection, d.target.connection)
-        }
-    ):
+        settings.url(entity.declaration.source.connection, f"{entity.path}: source.connection")
+        settings.url(entity.declaration.target.connection, f"{entity.path}: target.connection")
+        together.setdefault(entity.declaration.target.connection, []).append(name)
+    sources, targets = describe_sources(migration, names, settings), {}
+    for connection, entities in sorted(together.items()):
         with connect(settings.url(connection), connection) as opened:
-            for name in sorted(names):
-                entity = migration[name]
-                for side in ("source", "target"):
-                    part = getattr(entity.declaration, side)
-                    if part.connection == connection:
-                        sides[name, side] = describe(opened, part.table, f"{entity.path}: {side}.table")
-    for name in names:
-        tables[name] = (sides[name, "source"], sides[name, "target"])
-    return tables
+            for name in entities:
+                place = f"{migration[name].path}: target.table"
+                targets[name] = describe(opened, migration[name].declaration.target.table, place)
+    return {name: (sources[name], targets[name]) for name in names}
 
 
 def _plan_entity(

@@ -5,6 +5,7 @@ row whose date was corrected moves. Nothing is removed unless the entity says `o
 what the source, asked by key, no longer has anywhere; `mode: replace_partition` removes it at once.
 """
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pgpq
@@ -13,8 +14,8 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.catalogue import connect, describe
 from ferry.errors import PermanentError
+from ferry.extract import open_source
 from ferry.stage import Manifest, Stage
 from ferry.targets.types import wire_type
 
@@ -109,10 +110,11 @@ def remove(loader: "Loader") -> tuple[int, int]:
     """
     keys = [key for key, _ in listed(loader)]
     removed = 0
-    for start in range(0, len(keys), ASKED_AT_ONCE):
-        some = keys[start : start + ASKED_AT_ONCE]
-        still = _still_there(loader, some)
-        removed += _halving(loader, [key for key in some if tuple(key) not in still])
+    with closing(open_source(loader.plans.migration, loader.plan.name, loader.settings)) as source:
+        for start in range(0, len(keys), ASKED_AT_ONCE):
+            some = keys[start : start + ASKED_AT_ONCE]
+            still = source.still_there(loader.plan.name, some)
+            removed += _halving(loader, [key for key in some if tuple(key) not in still])
     return removed, len(listed(loader))
 
 
@@ -154,28 +156,6 @@ def _delete(loader: "Loader", keys: list[list[str]]) -> int:
         values,
     )
     return removed
-
-
-def _still_there(loader: "Loader", keys: list[list[str]]) -> set[tuple[str, ...]]:
-    """Those of the keys that the source has, in whatever partition."""
-    source = loader.plan.declaration.source
-    with connect(loader.settings.url(source.connection), source.connection) as connection:
-        table = describe(connection, source.table, f"{loader.plan.entity.path}: source.table")
-        key = sql.SQL("array[{}]").format(
-            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in source.key)
-        )
-        rows = connection.execute(
-            sql.SQL(
-                "select {key} from {table} t where ({where}) and {key} in (select array(select"
-                " jsonb_array_elements_text(k)) from jsonb_array_elements(%s) k)"
-            ).format(
-                key=key,
-                table=table.identifier,
-                where=sql.SQL(source.where or "true"),  # type: ignore[arg-type]
-            ),
-            (Jsonb(keys),),
-        )
-        return {tuple(row[0]) for row in rows}
 
 
 def _key(loader: "Loader") -> sql.Composed:

@@ -101,7 +101,7 @@ class Judge:
 
         Args:
             table: the part's rows as staged.
-            duplicates: the keys that occur more than once, as `PostgresExtraction.duplicates` gives them.
+            duplicates: the keys that occur more than once, as `Extraction.duplicates` gives them.
         """
         found = [self._repeated(table, duplicates), self._null_keys(table), *self._contract(table)]
         taken: set[int] = set()

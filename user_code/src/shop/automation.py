@@ -1,5 +1,6 @@
 """What the shop runs by itself: the open month each night, and the months in which orders of the old shop changed."""
 
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -7,8 +8,8 @@ import dagster as dg
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
 from ferry.errors import FerryError
+from ferry.extract import open_source
 from ferry.partition import scheme_of
-from ferry.sources.postgres import changed_partitions, high_water_mark
 
 ORDERS = ("orders", "order_lines")
 
@@ -33,12 +34,12 @@ def automation(folder: Path) -> dg.Definitions:
         migration = migration_in(folder)
         months = scheme_of(migration, "orders").keys[-1:]
         try:
-            url = ferry.settings().url(migration["orders"].declaration.source.connection)
-            mark = high_water_mark(url, migration, "orders")
-            if mark is None or mark == context.cursor:
-                return dg.SkipReason(f"No order has changed since {context.cursor}")
-            if context.cursor:
-                months = changed_partitions(url, migration, "orders", context.cursor)
+            with closing(open_source(migration, "orders", ferry.settings())) as legacy:
+                mark = legacy.high_water_mark("orders")
+                if mark is None or mark == context.cursor:
+                    return dg.SkipReason(f"No order has changed since {context.cursor}")
+                if context.cursor:
+                    months = legacy.changed_partitions("orders", context.cursor)
         except FerryError as error:
             # The cursor stays where it is: the next tick sees whatever this one missed.
             return dg.SkipReason(str(error))

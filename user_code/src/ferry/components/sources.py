@@ -1,12 +1,14 @@
 """Observed sources: what a legacy table holds, partition by partition, as the source itself computes it."""
 
+from contextlib import closing
+
 import dagster as dg
 
 from ferry.components.partitions import partitions_of
 from ferry.components.resources import FerryResource
 from ferry.declaration import Entity, Migration
+from ferry.extract import open_source
 from ferry.partition import scheme_of
-from ferry.sources.postgres import fingerprints
 
 
 def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.AssetsDefinition:
@@ -29,7 +31,8 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
         partitions_def=partitions,
     )
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):
-        found = fingerprints(ferry.settings().url(declaration.source.connection), migration, entity.name)
+        with closing(open_source(migration, entity.name, ferry.settings())) as source:
+            found = source.fingerprints(entity.name)
         keys = (
             context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
         )

@@ -5,8 +5,9 @@ no exact counterpart for travel as PostgreSQL's own text, so that nothing is rou
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, LiteralString
+from typing import Any, ClassVar, LiteralString
 
 import adbc_driver_manager as adbc
 import adbc_driver_postgresql
@@ -14,43 +15,18 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
-from ferry.catalogue import Column, Table, connect, describe
+from ferry.catalogue import NATIVE, Table, arrow_field, connect, describe
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
+from ferry.extract import Arrived, Extraction, Source
 from ferry.partition import Scheme, Window, scheme_of, through_path
+from ferry.settings import Settings
 from ferry.sources.facts import Facts, canonical_number
 
-NATIVE: dict[str, pa.DataType] = {
-    "int2": pa.int16(),
-    "int4": pa.int32(),
-    "int8": pa.int64(),
-    "float4": pa.float32(),
-    "float8": pa.float64(),
-    "bool": pa.bool_(),
-    "text": pa.string(),
-    "varchar": pa.string(),
-    "bpchar": pa.string(),
-    "bytea": pa.binary(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us"),
-    "timestamptz": pa.timestamp("us", "UTC"),
-    "time": pa.time64("us"),
-}
-# Decimal128 holds 38 digits; a wider or undeclared numeric travels as text, digit for digit.
-MOST_DIGITS = 38
 SUMMABLE = ("int2", "int4", "int8", "numeric")
 BATCH_BYTES = 8 * 2**20
-
-
-def arrow_field(column: Column) -> pa.Field:
-    """How a column travels: its Arrow type, and PostgreSQL's own type in the metadata under `pg_type`."""
-    if column.base_type == "numeric" and column.precision and column.precision <= MOST_DIGITS:
-        scale = column.scale or 0
-        arrow = pa.decimal128(column.precision, scale) if 0 <= scale <= column.precision else pa.string()
-    else:
-        arrow = NATIVE.get(column.base_type, pa.string())
-    return pa.field(column.name, arrow, metadata={"pg_type": column.type})
 
 
 class ArrowConnection:
@@ -88,31 +64,117 @@ class ArrowConnection:
         self._database.close()
 
 
-class PostgresReader:
-    """Two connections to a source, held over a batch of partitions: one that reads Arrow, one that asks questions.
+class PostgresSource(Source):
+    """Two connections, held over a batch of partitions: one that reads Arrow, one that asks questions.
 
     Opening the Arrow driver costs it a look at the server's whole type catalogue; once a batch is enough.
     """
 
-    def __init__(self, url: str, connection: str) -> None:
-        """Open both connections."""
-        self.control = connect(url, connection)
+    kind: ClassVar[str] = "postgres"
+
+    def __init__(self, migration: Migration, connection: str, settings: Settings) -> None:
+        """Connect to nothing yet."""
+        self._migration, self._connection = migration, connection
+        self._url = settings.url(connection)
+
+    @functools.cached_property
+    def control(self) -> psycopg.Connection:
+        """The connection that asks questions."""
+        return connect(self._url, self._connection)
+
+    @functools.cached_property
+    def arrow(self) -> ArrowConnection:
+        """The connection that reads rows."""
         try:
-            self.arrow = ArrowConnection(url)
+            return ArrowConnection(self._url)
         except adbc.Error as error:
-            self.control.close()
             raise TransientError(
-                f"connection {connection!r} does not open", where="settings", why=_first_line(error)
+                f"connection {self._connection!r} does not open", where="settings", why=_first_line(error)
             ) from None
 
     def close(self) -> None:
         """Close both, whatever state they are in."""
-        self.control.close()
-        with contextlib.suppress(adbc.Error):
-            self.arrow.close()
+        opened = [self.__dict__.pop(name) for name in ("control", "arrow") if name in self.__dict__]
+        for connection in opened:
+            with contextlib.suppress(psycopg.Error, adbc.Error):
+                connection.close()
+
+    def describe(self, name: str) -> Table:
+        """The table as the server's catalogue has it."""
+        entity = self._migration[name]
+        return describe(self.control, entity.declaration.source.table, f"{entity.path}: source.table")
+
+    def extraction(
+        self,
+        name: str,
+        partition: str,
+        scheme: Scheme,
+        arrived: Arrived,  # noqa: ARG002 - rows come as the pipeline takes them
+    ) -> "PostgresExtraction":
+        """One partition in a snapshot of its own."""
+        return PostgresExtraction(self, self._migration, name, partition, scheme)
+
+    def fingerprints(self, name: str) -> dict[str, tuple[int, str]]:
+        """Row count and hash of every partition, in one scan.
+
+        The hash is the sum of PostgreSQL's 64-bit record hashes; columns whose type has no hash function go in as
+        text.
+        """
+        source, scheme = self._migration[name].declaration.source, scheme_of(self._migration, name)
+        row = sql.SQL(", ").join(
+            sql.SQL("t.{}" if c.base_type in (*NATIVE, "numeric", "uuid", "jsonb") else "t.{}::text").format(
+                sql.Identifier(c.name)
+            )
+            for c in self.describe(name).columns.values()
+        )
+        where = sql.SQL(source.where or "true")  # type: ignore[arg-type]
+        query = sql.SQL(
+            "select {} as bucket, count(*), coalesce(sum(hash_record_extended(row({}), 0)), 0)::text"
+            " from {} where {} group by 1"
+        ).format(_bucket(scheme), row, _relation(self._migration, name, self.control), where)
+        found = {position: (rows, total) for position, rows, total in self.control.execute(query)}
+        return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
+
+    def high_water_mark(self, name: str) -> str | None:
+        """The newest `updated_at` of the whole table, as the server writes it."""
+        updated_at = self._migration[name].declaration.source.updated_at
+        if updated_at is None:
+            return None
+        query = sql.SQL("select max({})::text from {}").format(
+            sql.Identifier(updated_at), self.describe(name).identifier
+        )
+        row = self.control.execute(query).fetchone()
+        return row[0] if row else None
+
+    def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
+        """Asked of the table, by `updated_at`."""
+        source, scheme = self._migration[name].declaration.source, scheme_of(self._migration, name)
+        query = sql.SQL("select distinct {} as bucket from {} where t.{} > {} order by 1").format(
+            _bucket(scheme),
+            _relation(self._migration, name, self.control),
+            sql.Identifier(source.updated_at or source.key[0]),
+            sql.Literal(since),
+        )
+        return tuple(scheme.keys[position] for (position,) in self.control.execute(query))
+
+    def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
+        """Asked by key, in whatever partition."""
+        source = self._migration[name].declaration.source
+        key = sql.SQL("array[{}]").format(
+            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in source.key)
+        )
+        query = sql.SQL(
+            "select {key} from {table} t where ({where}) and {key} in (select array(select"
+            " jsonb_array_elements_text(k)) from jsonb_array_elements(%s) k)"
+        ).format(
+            key=key,
+            table=self.describe(name).identifier,
+            where=sql.SQL(source.where or "true"),  # type: ignore[arg-type]
+        )
+        return {tuple(row[0]) for row in self.control.execute(query, (Jsonb(keys),))}
 
 
-class PostgresExtraction:
+class PostgresExtraction(Extraction):
     """One partition of one table in one snapshot.
 
     Use as a context manager. The reading connection, the counting connection and the search for repeated keys all
@@ -120,14 +182,14 @@ class PostgresExtraction:
     """
 
     def __init__(
-        self, reader: PostgresReader, migration: Migration, name: str, key: str, scheme: Scheme | None = None
+        self, source: PostgresSource, migration: Migration, name: str, key: str, scheme: Scheme
     ) -> None:
-        """Args: the open reader, all entities, the entity and its partition."""
-        self._reader, self._control = reader, reader.control
+        """Args: the source, all entities, the entity, its partition and the scheme that has it."""
+        self._source, self._control = source, source.control
         self._migration, self._name = migration, name
         self._entity = migration[name].declaration
         self._where = f"{name}, {key}"
-        self._scheme = scheme or scheme_of(migration, name)
+        self._scheme = scheme
         self._window = self._scheme.window(key, name)
 
     def __enter__(self) -> "PostgresExtraction":
@@ -140,8 +202,9 @@ class PostgresExtraction:
         assert row is not None
         self._snapshot: str = row[0]
         self.taken_at: str = row[1].isoformat()
-        self.table: Table = describe(self._control, self._entity.source.table, self._where)
-        self.schema = pa.schema([arrow_field(column) for column in self.table.columns.values()])
+        self._table = describe(self._control, self._entity.source.table, self._where)
+        self.schema = pa.schema([arrow_field(column) for column in self._table.columns.values()])
+        self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
         self._from = _relation(self._migration, self._name, self._control)
         self._condition = condition(self._entity.source.where, self._scheme, self._window)
         return self
@@ -153,7 +216,7 @@ class PostgresExtraction:
 
     def facts(self) -> Facts:
         """Count and sum this partition's rows in the source itself."""
-        columns = [c for c in self.table.columns.values() if c.base_type in SUMMABLE]
+        columns = [c for c in self._table.columns.values() if c.base_type in SUMMABLE]
         query = sql.SQL("select count(*){} from {} where {}").format(
             sql.SQL("").join(sql.SQL(", sum(t.{})::text").format(sql.Identifier(c.name)) for c in columns),
             self._from,
@@ -165,14 +228,10 @@ class PostgresExtraction:
         return Facts(row[0], sums)
 
     def duplicates(self) -> pa.Table | None:
-        """Keys of this partition that occur more than once anywhere in the table, or None when it cannot happen.
-
-        Returns:
-            The key columns, and `latest` (the newest `updated_at`, and None on a tie) with `keep_latest`.
-        """
-        key = self._entity.source.key
-        if self.table.is_unique(key):
+        """Keys of this partition that occur more than once anywhere in the table, or None when it cannot happen."""
+        if not self.may_repeat_keys:
             return None
+        key = self._entity.source.key
         names = sql.SQL(", ").join(sql.Identifier("t", column) for column in key)
         where = sql.SQL(self._entity.source.where or "true")  # type: ignore[arg-type]
         latest = sql.SQL("")
@@ -189,7 +248,7 @@ class PostgresExtraction:
                 names, names, self._from, self._condition
             )
         query = sql.SQL("select {}{} from {} t where ({}){} group by {} having count(*) > 1").format(
-            names, latest, self.table.identifier, where, narrowed, names
+            names, latest, self._table.identifier, where, narrowed, names
         )
         return self._read(query)
 
@@ -199,7 +258,7 @@ class PostgresExtraction:
             sql.SQL("t.{}").format(sql.Identifier(c.name))
             if c.base_type in NATIVE or pa.types.is_decimal(self.schema.field(c.name).type)
             else sql.SQL("t.{0}::text as {0}").format(sql.Identifier(c.name))
-            for c in self.table.columns.values()
+            for c in self._table.columns.values()
         )
         order = sql.SQL(", ").join(sql.Identifier("t", column) for column in self._entity.source.key)
         query = sql.SQL("select {} from {} where {} order by {}").format(
@@ -224,7 +283,7 @@ class PostgresExtraction:
         """The result of a query in this snapshot; the first batch is empty and carries the schema."""
         text = query.as_string(self._control)
         try:
-            arrow = self._reader.arrow
+            arrow = self._source.arrow
             arrow.rollback()
             for statement in (
                 "set transaction isolation level repeatable read, read only",
@@ -287,60 +346,6 @@ def condition(where: str | None, scheme: Scheme, window: Window) -> sql.Composab
             inside = sql.SQL("({} or {} is null)").format(inside, cut)
         parts.append(inside)
     return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
-
-
-def fingerprints(url: str, migration: Migration, name: str) -> dict[str, tuple[int, str]]:
-    """Row count and an order-independent hash of every partition, computed by the source in one scan.
-
-    Returns:
-        Partition key → (rows, hash). The hash is the sum of PostgreSQL's 64-bit record hashes; columns whose type
-        has no hash function go in as text.
-    """
-    entity = migration[name].declaration
-    scheme = scheme_of(migration, name)
-    with connect(url, entity.source.connection) as connection:
-        table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
-        row = sql.SQL(", ").join(
-            sql.SQL("t.{}" if c.base_type in (*NATIVE, "numeric", "uuid", "jsonb") else "t.{}::text").format(
-                sql.Identifier(c.name)
-            )
-            for c in table.columns.values()
-        )
-        where = sql.SQL(entity.source.where or "true")  # type: ignore[arg-type]
-        query = sql.SQL(
-            "select {} as bucket, count(*), coalesce(sum(hash_record_extended(row({}), 0)), 0)::text"
-            " from {} where {} group by 1"
-        ).format(_bucket(scheme), row, _relation(migration, name, connection), where)
-        found = {position: (rows, total) for position, rows, total in connection.execute(query)}
-    return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
-
-
-def high_water_mark(url: str, migration: Migration, name: str) -> str | None:
-    """The newest `updated_at` of the whole source table as text, or None if nothing is there or declared."""
-    source = migration[name].declaration.source
-    if source.updated_at is None:
-        return None
-    with connect(url, source.connection) as connection:
-        table = describe(connection, source.table, f"{migration[name].path}: source.table")
-        row = connection.execute(
-            sql.SQL("select max({})::text from {}").format(
-                sql.Identifier(source.updated_at), table.identifier
-            )
-        ).fetchone()
-    return row[0] if row else None
-
-
-def changed_partitions(url: str, migration: Migration, name: str, since: str) -> tuple[str, ...]:
-    """The partitions that hold a row whose `updated_at` is later than a mark of `high_water_mark`."""
-    source, scheme = migration[name].declaration.source, scheme_of(migration, name)
-    with connect(url, source.connection) as connection:
-        query = sql.SQL("select distinct {} as bucket from {} where t.{} > {} order by 1").format(
-            _bucket(scheme),
-            _relation(migration, name, connection),
-            sql.Identifier(source.updated_at or source.key[0]),
-            sql.Literal(since),
-        )
-        return tuple(scheme.keys[position] for (position,) in connection.execute(query))
 
 
 def _bucket(scheme: Scheme) -> sql.Composable:

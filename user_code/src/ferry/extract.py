@@ -1,0 +1,148 @@
+"""The seam to the old systems: what the stages ask of any source, and which source answers for a connection.
+
+To add a kind of source, write one module in `sources/` with a subclass of `Source` and an `Extraction`, and give it
+one line in `DATABASES`, under the scheme of its connections' URLs. A module there is imported when the first
+connection of its kind is opened, so its driver costs nobody else anything. What it has to do:
+
+- `describe` says of each column, in PostgreSQL's words, what it may hold (`catalogue.Column`): the plan, the contract
+  and the target's casts know no others. `Column.arrow` says how it travels when that is not `arrow_field`'s choice.
+- an `Extraction` reads one partition, `partition.Scheme.window(key)` of it, as it was at one moment: rows in the order
+  of their key and of the described types, and the facts about them. What cannot be carried exactly is refused.
+- errors are `ferry.errors`, transient where a retry can help, and carry no secret.
+"""
+
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing
+from typing import ClassVar, Protocol, cast
+
+import pyarrow as pa
+
+from ferry.catalogue import Table
+from ferry.declaration import Migration, nearest
+from ferry.errors import DeclarationError
+from ferry.partition import Scheme
+from ferry.settings import PREFIX, Settings
+from ferry.sources.facts import Facts
+
+DATABASES = {
+    "postgresql": "ferry.sources.postgres:PostgresSource",
+    "postgres": "ferry.sources.postgres:PostgresSource",
+}
+"""Which class reads a database, by the scheme of the connection's URL."""
+
+Arrived = Callable[[int], None]
+"""Hears how many rows have come, from a source that brings them page by page; it may raise to stop the reading."""
+
+
+class Extraction(Protocol):
+    """One partition of one entity, as the source was at one moment."""
+
+    schema: pa.Schema
+    """The columns as they are now; the pipeline holds them against the plan's."""
+    taken_at: str
+    """The source's clock at that moment, as text."""
+    may_repeat_keys: bool
+    """Whether a key can be there twice; False when the source itself makes sure of it."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in batches of some MiB, with the types of `schema`, in an order that is the same each time."""
+        ...
+
+    def facts(self) -> Facts:
+        """Count and sums of the same rows, as the source says; called from another thread, beside `batches`."""
+        ...
+
+    def duplicates(self) -> pa.Table | None:
+        """The keys of this partition that occur more than once, after `facts` and before `batches`; None if none do.
+
+        Returns:
+            The key columns, and `latest` (the newest `updated_at`, None on a tie) with `duplicates: keep_latest`.
+        """
+        ...
+
+
+class Source(Protocol):
+    """An old system behind one connection, opened when it is first asked, and held over a batch of partitions.
+
+    Subclass it by name: what it has a body for is what a source says that cannot know better.
+    """
+
+    kind: ClassVar[str] = "source"
+    """What it is, for Dagster's asset graph."""
+
+    def __init__(self, migration: Migration, connection: str, settings: Settings) -> None:
+        """Args: all entities, the connection as declarations name it, and the settings that have its URL."""
+        ...
+
+    def describe(self, name: str) -> Table:
+        """What the entity reads: columns in order, unique keys, and a label; raises `DeclarationError`."""
+        ...
+
+    def extraction(
+        self, name: str, partition: str, scheme: Scheme, arrived: Arrived
+    ) -> AbstractContextManager[Extraction]:
+        """Open one partition of an entity. A source that pages brings it here first, from where it stopped."""
+        ...
+
+    def fingerprints(self, name: str) -> dict[str, tuple[int, str]]:
+        """Partition → (rows, order-independent hash), as the source computes them; empty if it cannot."""
+        return {}
+
+    def high_water_mark(self, name: str) -> str | None:
+        """The newest `updated_at` of the entity as text; None if there is none, or none is declared."""
+        return None
+
+    def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
+        """The partitions with a row that changed after a mark of `high_water_mark`."""
+        return ()
+
+    def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
+        """Those of some keys (their parts as text) that the source has; all of them if it cannot be asked."""
+        return {tuple(key) for key in keys}
+
+    def close(self) -> None:
+        """Let go of every connection, whatever state it is in."""
+        ...
+
+
+def open_source(migration: Migration, name: str, settings: Settings) -> Source:
+    """The source that an entity reads from; nothing is connected yet.
+
+    Raises:
+        DeclarationError: the connection has no URL, or one that no source is for.
+    """
+    return _class_of(migration, name, settings)(
+        migration, migration[name].declaration.source.connection, settings
+    )
+
+
+def describe_sources(migration: Migration, names: Iterable[str], settings: Settings) -> dict[str, Table]:
+    """What each of some entities reads, by name; each connection is opened once.
+
+    Raises:
+        FerryError: a connection does not open, or has not what an entity declares.
+    """
+    together: dict[tuple[type[Source], str], list[str]] = {}
+    for name in sorted(names):
+        connection = migration[name].declaration.source.connection
+        together.setdefault((_class_of(migration, name, settings), connection), []).append(name)
+    found: dict[str, Table] = {}
+    for entities in together.values():
+        with closing(open_source(migration, entities[0], settings)) as source:
+            found |= {name: source.describe(name) for name in entities}
+    return found
+
+
+def _class_of(migration: Migration, name: str, settings: Settings) -> type[Source]:
+    entity = migration[name]
+    connection = entity.declaration.source.connection
+    url = settings.url(connection, f"{entity.path}: source.connection")
+    scheme = url.partition("://")[0].lower() if "://" in url else "postgresql"
+    if scheme not in DATABASES:
+        raise DeclarationError(
+            f"connection {connection!r} is of a kind that no source is for",
+            where=f"{PREFIX}CONNECTIONS__{connection.upper()}",
+            next=nearest(scheme, (f"{known}://" for known in DATABASES), "URLs begin with"),
+        )
+    return cast("type[Source]", pkgutil.resolve_name(DATABASES[scheme]))
