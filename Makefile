@@ -19,8 +19,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml user_code/pyproject.toml
 	@echo "Installing what requirements.lock names …"
 	@grep -A100 '^uv==' requirements.lock | awk 'NR == 1 || /^    --hash/ {print; next} {exit}' > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(VENV)/uv.lock
-	@$(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@# Compiled now: where Python may not write bytecode, every process would compile Dagster anew, for seconds.
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e user_code
+	@$(BIN)/python -m compileall -q user_code/src
 	@touch $@
 
 .PHONY: install

@@ -51,7 +51,9 @@ class ArrowConnection:
             prepared.set_sql_query(query)
             handle, _ = prepared.execute_query()
             with pa.RecordBatchReader._import_from_c(handle.address) as reader:
-                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+                # Made of nulls: from Python objects, Arrow would look whether they are pandas', and import it.
+                empty = [pa.nulls(0, field.type) for field in reader.schema]
+                yield pa.RecordBatch.from_arrays(empty, schema=reader.schema)
                 yield from reader
 
     def rollback(self) -> None:
