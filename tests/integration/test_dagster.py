@@ -14,10 +14,11 @@ from dagster._core.loader import LoadingContextForTest
 
 from ferry.components import FerryResource
 from ferry.components.entity import asset_keys, entity_assets, migration_in
-from ferry.io_managers import IdMap, IdMapIOManager
+from ferry.io_managers import DatabaseIOManager, IdMap, IdMapIOManager, ParquetIOManager
 from ferry.pipeline import LOADED, RAW, VALIDATED
 from migrating import Migrating
 from shop.automation import automation
+from shop.reports import customer_history, sales_by_month
 
 STAGES = (RAW, VALIDATED, LOADED)
 CHECKS = {"accounted_for", "reconciled", "no_orphans", "contract_pass_rate"}
@@ -230,6 +231,42 @@ def test_a_downstream_asset_gets_the_map_as_a_dataframe(
     pd.testing.assert_frame_equal(seen["batches"], seen["whole"])
 
 
+def test_the_shops_reports_are_what_plain_sql_says(running: Migrating, instance: dg.DagsterInstance) -> None:
+    """Two pandas assets over loaded orders and the published map: a table in the new shop and a Parquet file."""
+    for name in ("customers", "employees"):
+        assert materialize(running.folder, instance, name).success
+    assert materialize(running.folder, instance, "orders", "1992", "1998").success
+    running.settle()
+    ferry, migration = FerryResource(), migration_in(running.folder)
+    exports = ParquetIOManager()
+    result = dg.materialize(
+        [*(entity_assets(migration, migration[n]) for n in ("customers", "orders")), customer_history, sales_by_month],
+        selection=[customer_history, sales_by_month],
+        instance=instance,
+        resources={
+            "ferry": ferry, "id_map": IdMapIOManager(folder=str(running.folder), ferry=ferry),
+            "new_shop": DatabaseIOManager(connection="crm", ferry=ferry), "exports": exports,
+        },
+    )  # fmt: skip
+    assert result.success
+    with running.target() as target:
+        wanted = target.execute(
+            "select m.old_id, m.new_customer_id, count(order_id), sum(total_amount), min(ordered_on), max(ordered_on)"
+            " from ferry.id_map_customers m left join orders o on o.customer_id = m.new_customer_id"
+            " where m.status <> 'tombstone' group by 1, 2 order by 1"
+        ).fetchall()
+        made = target.execute("select * from reports.customer_history order by old_number").fetchall()
+        months = target.execute(
+            "select coalesce(to_char(ordered_on, 'YYYY-MM'), 'by telephone'), count(*), sum(total_amount)"
+            " from orders group by 1 order by 1"
+        ).fetchall()
+    assert len(wanted) == 270
+    assert made == wanted
+    with exports.path(dg.AssetKey("sales_by_month"), None).open("rb") as body:
+        export = pd.read_parquet(body).sort_values("month")
+    assert list(export.itertuples(index=False, name=None)) == months
+
+
 @pytest.fixture
 def ticking(running: Migrating) -> dg.RepositoryDefinition:
     """The shop's schedule and sensor over the entities, as a code location serves them."""
@@ -320,5 +357,5 @@ def test_all_definitions_load_without_a_deprecated_call() -> None:
         + [f"{stage}_{name}" for stage in ("raw", "validated")
            for name in ("customers", "employees", "order_lines", "orders", "products")]
         + [f"loaded_{name}_and_id_mapping" for name in ("customers", "employees", "products")]
-        + ["loaded_orders", "loaded_order_lines"]
+        + ["loaded_orders", "loaded_order_lines", "customer_history", "sales_by_month"]
     )  # fmt: skip

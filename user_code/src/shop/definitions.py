@@ -1,12 +1,13 @@
-"""The shop's code location: every entity below `defs/`, the jobs beside them, one schedule and one sensor."""
+"""The shop's code location: every entity below `defs/`, jobs, one schedule, one sensor, and reports in pandas."""
 
 from pathlib import Path
 
 import dagster as dg
 
 from ferry.components import FerryResource, migration_jobs
-from ferry.io_managers import IdMapIOManager
+from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
+from shop.reports import customer_history, sales_by_month
 
 DEFS = Path(__file__).parent / "defs"
 
@@ -20,7 +21,13 @@ def defs() -> dg.Definitions:
         migration_jobs(DEFS),
         automation(DEFS),
         dg.Definitions(
-            resources={"ferry": ferry, "id_map": IdMapIOManager(folder=str(DEFS), ferry=ferry)},
+            assets=[customer_history, sales_by_month],
+            resources={
+                "ferry": ferry,
+                "id_map": IdMapIOManager(folder=str(DEFS), ferry=ferry),
+                "new_shop": DatabaseIOManager(connection="crm", ferry=ferry),
+                "exports": ParquetIOManager(),
+            },
             executor=dg.in_process_executor,
         ),
     )

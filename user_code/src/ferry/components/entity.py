@@ -230,7 +230,10 @@ def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
     declaration = entity.declaration
     match stage:
         case "loaded":
-            return {"dagster/table_name": declaration.target.table, "target": declaration.target.connection}
+            told = {"dagster/table_name": declaration.target.table, "target": declaration.target.connection}
+            cut = declaration.partition
+            # For whoever loads the table through `DatabaseIOManager`: the column that tells partitions apart.
+            return told | ({"partition_expr": declaration.target_column(cut.by)} if cut and cut.by else {})
         case "raw":
             return {"source": declaration.source.connection, "table": declaration.source.table}
         case _:

@@ -1,4 +1,4 @@
-"""IO managers: how assets of the user's own get what Ferry loaded."""
+"""Hands the published id map of a loaded asset to whoever depends on it."""
 
 from collections.abc import Iterator
 from pathlib import Path

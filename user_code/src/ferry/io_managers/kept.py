@@ -1,0 +1,70 @@
+"""What is told of rows as they pass: how many, how large, how fast, and the first few of them."""
+
+import resource
+import time
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from ferry.contract.verdict import MASK
+
+SHOWN_ROWS = 5
+
+
+class Meter:
+    """Counts the rows of a stream of tables and keeps the first ones."""
+
+    def __init__(self) -> None:
+        self.rows = self.bytes = 0
+        self._first: pa.Table | None = None
+        self._began = time.monotonic()
+
+    def over(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables, counted."""
+        for table in tables:
+            self.rows += table.num_rows
+            self.bytes += table.nbytes
+            if self._first is None or not self._first.num_rows:
+                # A copy: a slice would keep the whole piece in memory.
+                self._first = pa.Table.from_pylist(table.slice(0, SHOWN_ROWS).to_pylist(), table.schema)
+            yield table
+
+    def metadata(self, personal: Collection[str]) -> dict[str, Any]:
+        """Row counts are the caller's: bytes in memory, seconds, rows a second, peak memory, and a preview.
+
+        Args:
+            personal: columns whose values are not shown.
+        """
+        seconds = time.monotonic() - self._began
+        told: dict[str, Any] = {
+            "bytes": self.bytes,
+            "seconds": round(seconds, 3),
+            "rows per second": round(self.rows / seconds) if seconds else 0,
+            "peak MiB": peak_mib(),
+        }
+        if self._first is not None and self._first.num_rows:
+            told["preview"] = preview(self._first, personal)
+        return told
+
+
+def peak_mib() -> int:
+    """The most memory that this process has held so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def preview(table: pa.Table, personal: Collection[str]) -> dg.TableMetadataValue:
+    """The first rows as a table in the UI; personal values are masked."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    name: "" if value is None else MASK if name in personal else str(value)[:80]
+                    for name, value in row.items()
+                }
+            )
+            for row in table.slice(0, SHOWN_ROWS).to_pylist()
+        ],
+        dg.TableSchema([dg.TableColumn(f.name, str(f.type)) for f in table.schema]),
+    )
