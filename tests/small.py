@@ -74,7 +74,8 @@ class Small:
         (folder / "defs.yaml").write_text(json.dumps(document))
         body = "\n".join(f"    {line.strip()}" for line in fields.split(";"))
         (folder / "contract.py").write_text(
-            "import datetime\nimport decimal\nfrom typing import Annotated, Literal\n\nfrom pydantic import Field\n\n"
+            "import datetime\nimport decimal\nimport uuid\nfrom typing import Annotated, Literal\n\n"
+            "from pydantic import Field\n\n"
             f"from ferry.contract import Contract\n\n\nclass Row(Contract):\n{body}\n"
         )
 

@@ -37,6 +37,8 @@ class Column:
 
     `category` is PostgreSQL's `typtype` (b base, e enum, d domain, c composite, r range); `sequence` the sequence
     that an identity or serial column owns; `arrow` how its values travel, where `arrow_field` would choose otherwise.
+    `precision` is that of a `numeric`, or the digits of a second that a time keeps. `shape` spells out a type that
+    users made: two of one name need not be the same.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Column:
     scale: int | None = None
     length: int | None = None
     arrow: pa.DataType | None = None
+    shape: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Table:
     estimated_rows: int = 0
     kind: str = "r"
     checks: tuple[str, ...] = field(default=())
+    encoding: str = "UTF8"
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -94,6 +98,15 @@ class Table:
             set(key) <= set(columns) and all(self.columns[column].not_null for column in key)
             for key in self.unique_keys
         )
+
+
+# A value that travels as text must mean the same on both servers, whatever its role or database is set to.
+SAME_TEXT: LiteralString = """
+select set_config('intervalstyle', 'postgres', false), set_config('datestyle', 'ISO, YMD', false),
+       set_config('timezone', 'UTC', false), set_config('extra_float_digits', '1', false),
+       set_config('bytea_output', 'hex', false), set_config('lc_monetary', 'C', false),
+       set_config('xmloption', 'content', false)
+"""
 
 
 def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.Connection:
@@ -114,10 +127,14 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
         ) from None
     place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
     try:
-        return psycopg.connect(
-            make_conninfo(url, application_name=f"ferry {connection}", connect_timeout=10),
-            autocommit=autocommit,
+        opened = psycopg.connect(
+            make_conninfo(
+                url, application_name=f"ferry {connection}", connect_timeout=10, client_encoding="UTF8"
+            ),
+            autocommit=True,
         )
+        opened.execute(SAME_TEXT)
+        opened.autocommit = autocommit
     except psycopg.OperationalError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = next(
@@ -133,10 +150,12 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
             why=why,
             next=f"Check {variable} and that the server runs and lets this user in",
         ) from None
+    return opened
 
 
 _TABLE: LiteralString = """
-select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid), greatest(c.reltuples, 0)::bigint
+select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid), greatest(c.reltuples, 0)::bigint,
+       getdatabaseencoding()::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
@@ -146,7 +165,7 @@ select a.attname, format_type(a.atttypid, a.atttypmod), coalesce(b.typname, t.ty
        a.atthasdef and a.attgenerated = '' or t.typdefault is not null,
        pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname),
        a.attgenerated <> '', case when a.atttypmod >= 0 then a.atttypmod when t.typtype = 'd' then t.typtypmod
-                                  else -1 end
+                                  else -1 end, a.atttypid
 from pg_attribute a join pg_type t on t.oid = a.atttypid left join pg_type b on b.oid = nullif(t.typbasetype, 0)
      join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
 where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
@@ -159,6 +178,19 @@ from pg_index i
 where i.indrelid = %s and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
 order by i.indisprimary desc, i.indexrelid
 """
+_TYPE: LiteralString = """
+select t.typname::text, t.typtype::text,
+       case when t.typcategory = 'A' then t.typelem else 0 end, t.typbasetype, t.typrelid,
+       case when t.typbasetype > 0 then format_type(t.typbasetype, t.typtypmod) end,
+       (select r.rngsubtype from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid))
+from pg_type t where t.oid = %s
+"""
+_PARTS: LiteralString = """
+select a.attname::text, a.atttypid, format_type(a.atttypid, a.atttypmod)
+from pg_attribute a where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+FIRST_OF_USERS = 16_384
+_TIMES = ("timestamp", "timestamptz", "time", "timetz")
 _FOREIGN: LiteralString = """
 select f.conname::text,
        array(select a.attname::text from unnest(f.conkey) with ordinality k(n, o)
@@ -199,12 +231,12 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
             why=f"looked in database {connection.info.dbname!r} as {connection.info.user!r}",
             next=nearest(name, names, "Its tables are"),
         )
-    oid, schema, table, kind, security, rows = found
+    oid, schema, table, kind, security, rows, encoding = found
     columns: dict[str, Column] = {}
-    for column, type_, base, category, not_null, default, sequence, generated, modifier in connection.execute(
-        _COLUMNS, (oid,)
-    ):
+    rows_of = connection.execute(_COLUMNS, (oid,)).fetchall()
+    for column, type_, base, category, not_null, default, sequence, generated, modifier, type_oid in rows_of:
         numeric = base == "numeric" and modifier >= 4
+        digits = modifier if base in _TIMES and modifier >= 0 else None
         columns[column] = Column(
             column,
             type_,
@@ -214,9 +246,10 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
             default,
             sequence,
             generated,
-            precision=((modifier - 4) >> 16) & 0xFFFF if numeric else None,
+            precision=((modifier - 4) >> 16) & 0xFFFF if numeric else digits,
             scale=((((modifier - 4) & 0x7FF) ^ 1024) - 1024) if numeric else None,
             length=modifier - 4 if base in ("varchar", "bpchar") and modifier >= 4 else None,
+            shape=shape(connection, type_oid) if type_oid >= FIRST_OF_USERS else "",
         )
     return Table(
         schema,
@@ -229,7 +262,32 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
         security,
         rows,
         kind,
+        encoding=encoding,
     )
+
+
+def shape(connection: psycopg.Connection, oid: int) -> str:
+    """A type spelled out: `address(street text, at point)`, `money_range(numeric)`, `mood`, each with `[]` if an array.
+
+    Types that come with the server are their name alone.
+    """
+    row = connection.execute(_TYPE, (oid,)).fetchone()
+    if row is None:
+        return ""
+    name, kind, element, base, relation, typed, subtype = row
+    if element:
+        return f"{shape(connection, element)}[]"
+    if oid < FIRST_OF_USERS:
+        return name
+    if kind == "c":
+        parts = [
+            f"{part} {shape(connection, type_) if type_ >= FIRST_OF_USERS else written}"
+            for part, type_, written in connection.execute(_PARTS, (relation,)).fetchall()
+        ]
+        return f"{name}({', '.join(parts)})"
+    if kind == "d":
+        return f"{name}({shape(connection, base) if base >= FIRST_OF_USERS else typed})"
+    return f"{name}({shape(connection, subtype)})" if subtype else name
 
 
 def column_of(table: Table, name: str, where: str) -> Column:

@@ -1,11 +1,9 @@
+# pyright: reportAttributeAccessIssue=false
 """Load: one staged part into the target in one transaction, with map, waiting rows, rejects and the ledger's row.
 
 Nothing of a chunk is kept unless its accounting adds up and the target says that it holds what was sent.
 """
 
-import datetime
-import json
-import math
 import uuid
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,12 +13,14 @@ import numpy as np
 import pgpq
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry import id_map, ledger, vanished
 from ferry.catalogue import connect
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
+from ferry.kept import as_rows, dumps
 from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
@@ -68,7 +68,7 @@ class Loader:
         self.sql = LoadSql(self.plan)
         self._numbers: np.ndarray | None = None
         self._begun: set[str] = set()
-        self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *self.sql.fields])
+        self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *map(_sent_as, self.sql.fields)])
 
     def __enter__(self) -> "Loader":
         """Open the connection and create what the entity needs in `ferry`."""
@@ -241,7 +241,7 @@ class Loader:
         if len(numbers) != table.num_rows:
             picked = picked.take(pa.array(numbers))
         shown = numbers if self._numbers is None else self._numbers[numbers]
-        columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *picked.columns]
+        columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *map(_since_2000, picked.columns)]
         return pa.table(columns, schema=self._encoder_schema)
 
     def _with_key(self, table: pa.Table) -> pa.Table:
@@ -335,14 +335,14 @@ class Loader:
             by_row.setdefault(error["row"], []).append(error)
         if not by_row:
             return
-        rows = table.take(pa.array(list(by_row), pa.int64())).to_pylist()
+        rows = as_rows(table.take(pa.array(list(by_row), pa.int64())))
         statement = (
             "copy ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, attempts, run_id)"
             " from stdin"
         )
         with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
             for (number, found), row in zip(by_row.items(), rows, strict=True):
-                key = tuple(str(row[name]) for name in self.plan.source_key)
+                key = tuple(str(row[name]).replace("\x00", "\u2400") for name in self.plan.source_key)
                 listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]
                 copy.write_row(
                     (
@@ -371,6 +371,26 @@ class Loader:
                 "select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",)
             )
             id_map.prepare(self.connection, plan)
+
+
+def _sent_as(field: pa.Field) -> pa.Field:
+    """Dates and timestamps go out as the numbers that PostgreSQL stores."""
+    if pa.types.is_timestamp(field.type):
+        return pa.field(field.name, pa.int64())
+    return pa.field(field.name, pa.int32()) if pa.types.is_date32(field.type) else field
+
+
+def _since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates and timestamps counted from 2000 on, as PostgreSQL does.
+
+    Its infinities, and years that Arrow's count from 1970 does not reach, came in wrapped around and go out so: the
+    subtraction does not check, and the encoder's own would stop the chunk.
+    """
+    if pa.types.is_timestamp(column.type):
+        return pc.subtract(pc.cast(column, pa.int64()), pa.scalar(946_684_800_000_000, pa.int64()))
+    if pa.types.is_date32(column.type):
+        return pc.subtract(pc.cast(column, pa.int32()), pa.scalar(10_957, pa.int32()))
+    return column
 
 
 def refusal(error: psycopg.Error) -> dict[str, Any]:
@@ -405,33 +425,6 @@ def refused(error: psycopg.Error, where: str) -> FerryError:
     return PermanentError(
         "the target refused the load", where=where, why=_said(error), next="Nothing of it was kept"
     )
-
-
-def dumps(value: Any) -> str:
-    """JSON in which every value reads back exactly; PostgreSQL's JSON knows no NUL, which shows as U+2400."""
-    return json.dumps(_exact(value), ensure_ascii=False, default=_text)
-
-
-def _exact(value: Any) -> Any:
-    match value:
-        case str():
-            return value.replace("\x00", "\u2400")
-        case dict():
-            return {key: _exact(one) for key, one in value.items()}
-        case list():
-            return [_exact(one) for one in value]
-        case float() if not math.isfinite(value):
-            return str(value).replace("nan", "NaN").replace("inf", "Infinity")
-        case _:
-            return value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value)
 
 
 def _first_errors(verdict: PartVerdict) -> list[dict[str, Any]]:

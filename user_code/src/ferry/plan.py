@@ -17,7 +17,7 @@ from ferry.errors import DeclarationError
 from ferry.extract import describe_sources
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
-from ferry.targets.types import carry
+from ferry.targets.types import REFUSED, carry
 
 WAIT = "wait"
 NULL_THEN_UPDATE = "null first, then update"
@@ -470,6 +470,13 @@ def _check_possible(plan: EntityPlan) -> None:
         raise DeclarationError(
             f"{target.label} is no table that rows can be loaded into", where=f"{path}: target.table"
         )
+    if target.encoding != "UTF8":
+        raise DeclarationError(
+            f"the target database is encoded in {target.encoding}",
+            where=f"{path}: target.connection",
+            why="a row with a character that it lacks could not even be kept among the rejected ones",
+            next="Make the database anew with encoding UTF8",
+        )
     touched = {*plan.source_key, *plan.target_key, *plan.written, *(c.source for c in plan.columns)}
     if marked := sorted(name for name in touched if "%" in name):
         raise DeclarationError(
@@ -548,11 +555,14 @@ def _carried(entity: Entity, source: Table, target: Table, referring: set[str]) 
             )
         cast = carry(column, target.columns[into])
         if cast is None:
+            refused = REFUSED.get(column.base_type.removeprefix("_"))
             raise DeclarationError(
                 f"{name} ({column.type}) cannot be carried exactly into {into} ({target.columns[into].type})",
                 where=f"{entity.path}: columns.{name}",
-                why="it could be rounded, cut or read in two ways, and nothing is changed unasked",
-                next="Give the target a type that holds every value of the source",
+                why=refused or "it could be rounded, cut or read in two ways, and nothing is changed unasked",
+                next="List it under `drop`, or read it as text"
+                if refused
+                else "Give the target a type that holds every value of the source",
             )
         if into in [c.target for c in carried]:
             raise DeclarationError(

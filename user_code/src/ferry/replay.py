@@ -10,9 +10,11 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.load import Loader, dumps, told
+from ferry.kept import NOT_WHOLE, dumps
+from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
+from ferry.sources.postgres import ArrowConnection, conform
 from ferry.stage import Stage
 from ferry.targets.types import wire_type
 from ferry.verdict import Judge
@@ -74,28 +76,49 @@ def _entity(loader: Loader, settings: Settings, reason: str | None, key: tuple[s
 
 def _batches(
     loader: Loader, reason: str | None, key: tuple[str, ...] | None
-) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
-    """The rejected rows of each chunk, in batches, each row once; those that lack a parent are `settle`'s."""
+) -> Iterator[tuple[str, int, pa.Table]]:
+    """The rejected rows of each chunk, in batches, each row once, with `#id` and `#row_no` before its columns.
+
+    Those that lack a parent are `settle`'s; those that could not be kept whole have to be read from the source again.
+    """
     plan = loader.plan
     places = loader.connection.execute(
         "select partition, chunk, array_agg(id order by id) from ferry.rejected_rows where entity = %s"
         " and reason <> all(%s) and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
-        " group by 1, 2 order by 1, 2",
-        (plan.name, list(OF_THE_PARENT), reason, reason, list(key) if key else None, list(key or ())),
+        " and not row ? %s group by 1, 2 order by 1, 2",
+        (
+            plan.name,
+            list(OF_THE_PARENT),
+            reason,
+            reason,
+            list(key) if key else None,
+            list(key or ()),
+            NOT_WHOLE,
+        ),
     ).fetchall()
+    if not places:
+        return
     record = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(f.name), sql.SQL(wire_type(f.type)))  # type: ignore[arg-type]
         for f in plan.schema
     )
     query = sql.SQL(
-        "select w.id, w.row_no, w.attempts, r.* from ferry.rejected_rows w, lateral jsonb_to_record(w.row) as r({})"
-        " where w.id = any(%s) order by w.id"
+        'select w.id as "#id", w.row_no as "#row_no", r.* from ferry.rejected_rows w,'
+        " lateral jsonb_to_record(w.row) as r({}) where w.id = any({{}}) order by w.id"
     ).format(record)
-    for partition, chunk, ids in places:
-        for start in range(0, len(ids), MOST_ROWS):
-            cursor = loader.connection.execute(query, (ids[start : start + MOST_ROWS],))
-            names = ["#id", "#row_no", "#attempts", *plan.schema.names]
-            yield partition, chunk, [dict(zip(names, row, strict=True)) for row in cursor]
+    schema = pa.schema([pa.field("#id", pa.int64()), pa.field("#row_no", pa.int64()), *plan.schema])
+    # Read as a source is: dates and times that Python cannot hold come through as they are.
+    rows_of = ArrowConnection(loader.settings.url(plan.declaration.target.connection))
+    try:
+        for partition, chunk, ids in places:
+            for start in range(0, len(ids), MOST_ROWS):
+                some = sql.Literal(ids[start : start + MOST_ROWS])
+                text = sql.SQL(query.as_string(loader.connection)).format(some).as_string(loader.connection)  # type: ignore[arg-type]
+                rows = [conform(batch, schema, plan.name) for batch in rows_of.stream(text)]
+                rows_of.rollback()
+                yield partition, chunk, pa.Table.from_batches(rows, schema)
+    finally:
+        rows_of.close()
 
 
 def _chunk(
@@ -104,16 +127,17 @@ def _chunk(
     judge: Judge,
     partition: str,
     chunk: int,
-    rows: list[dict[str, Any]],
+    rows: pa.Table,
     result: Replayed,
 ) -> None:
     plan = loader.plan
-    table = pa.Table.from_pylist([{n: row[n] for n in plan.schema.names} for row in rows], schema=plan.schema)
+    ids, numbers = rows.column("#id").to_pylist(), rows.column("#row_no").to_pylist()
+    table = rows.select(plan.schema.names)
     stage = Stage(settings.stage_root, plan.name, partition)
     manifest = stage.manifest()
     verdict = judge.judge(table, stage.duplicates(manifest) if manifest else None)
     accepted = np.flatnonzero(verdict.accepted()).astype(np.int64)
-    loaded = loader.load_rows(table, accepted, partition, chunk, numbers=[row["#row_no"] for row in rows])
+    loaded = loader.load_rows(table, accepted, partition, chunk, numbers=numbers)
     refused: dict[int, list[dict[str, Any]]] = {}
     for error in [*verdict.errors.to_pylist(), *loaded.refused]:
         refused.setdefault(error["row"], []).append(error)
@@ -122,9 +146,9 @@ def _chunk(
         loader.connection.execute(
             "update ferry.rejected_rows set reason = %s, errors = %s, attempts = attempts + 1, run_id = %s,"
             " rejected_at = now() where id = %s",
-            (found[0]["reason"], Jsonb(listed, dumps=dumps), loader.run_id, rows[number]["#id"]),
+            (found[0]["reason"], Jsonb(listed, dumps=dumps), loader.run_id, ids[number]),
         )
-    gone = [row["#id"] for number, row in enumerate(rows) if number not in refused]
+    gone = [id_ for number, id_ in enumerate(ids) if number not in refused]
     loader.connection.execute("delete from ferry.rejected_rows where id = any(%s)", (gone,))
     ends = loaded.outcomes
     loader.connection.execute(
@@ -136,7 +160,7 @@ def _chunk(
             plan.name, partition, chunk,
         ),
     )  # fmt: skip
-    result.tried += len(rows)
+    result.tried += rows.num_rows
     result.waiting += ends.waiting
     result.rejected += len(refused)
     result.loaded += len(gone) - ends.waiting

@@ -14,7 +14,8 @@ from ferry import constraints, ledger, vanished
 from ferry.catalogue import connect
 from ferry.circle import move, resolve
 from ferry.errors import PermanentError
-from ferry.load import REFUSALS, Loader, dumps, refusal, told
+from ferry.kept import dumps
+from ferry.load import REFUSALS, Loader, refusal, told
 from ferry.partition import scheme_of
 from ferry.plan import AHEAD, EdgePlan, EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings

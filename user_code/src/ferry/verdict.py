@@ -95,6 +95,13 @@ class Judge:
         self._plan = plan
         self.contract: CompiledContract = compile_contract(plan.entity.contract)
         self._fits = not_null_targets(plan)
+        asked = self.contract.kinds()
+        self._as = {
+            f.name: _SHOWN[(f.metadata or {})[b"pg_type"].decode().partition("(")[0]]
+            for f in plan.schema
+            if pa.types.is_string(f.type)
+            and (f.metadata or {}).get(b"pg_type", b"").decode().partition("(")[0] in asked.get(f.name, ())
+        }
 
     def judge(self, table: pa.Table, duplicates: pa.Table | None) -> PartVerdict:
         """The verdict over one part.
@@ -149,7 +156,7 @@ class Judge:
 
     def _contract(self, table: pa.Table) -> list[pa.Table]:
         offset, found = 0, []
-        for batch in table.to_batches():
+        for batch in self._shown(table).to_batches():
             errors = self.contract.judge(batch).errors
             if errors.num_rows:
                 columns = {name: errors.column(name) for name in ("column", "rule", "value", "message")}
@@ -158,6 +165,12 @@ class Judge:
                 found.append(pa.table({"row": rows, "reason": reason, **columns}).cast(ERRORS))
             offset += batch.num_rows
         return [pa.concat_tables(found)] if found else []
+
+    def _shown(self, table: pa.Table) -> pa.Table:
+        """The rows as the contract sees them: a `numeric` and a `uuid` that travel as text are what they were."""
+        for name, of in self._as.items():
+            table = table.set_column(table.column_names.index(name), name, of(table.column(name)))
+        return table
 
     def _refused(self, table: pa.Table) -> pa.Table | None:
         """NULL where the target says NOT NULL, and text longer than its column: known without asking the target."""
@@ -189,6 +202,21 @@ class Judge:
                         )
                     )
         return pa.concat_tables(parts) if parts else None
+
+
+def _numeric(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    type_ = pa.opaque(pa.string(), "numeric", "PostgreSQL")
+    return pa.chunked_array([pa.ExtensionArray.from_storage(type_, chunk) for chunk in column.chunks], type_)
+
+
+def _uuid(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    digits = pl.from_arrow(pc.replace_substring(column, "-", "")).str.decode("hex")  # type: ignore[union-attr]
+    storage = digits.to_arrow().cast(pa.binary()).cast(pa.binary(16))
+    return pa.chunked_array([pa.ExtensionArray.from_storage(pa.uuid(), storage)])
+
+
+_SHOWN = {"numeric": _numeric, "uuid": _uuid}
+"""How a contract sees text that is a value of this PostgreSQL type, if it asks for such values."""
 
 
 def _errors(

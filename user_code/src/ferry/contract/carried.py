@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
+from ferry.contract.moments import DAY, is_moment, text_of
+
 INVALID_UTF8 = "invalid_utf8"
 OUT_OF_RANGE = "out_of_range"
 
@@ -113,15 +115,28 @@ def python_values(array: pa.Array) -> list[Any]:
 
 
 def _as_python(array: pa.Array) -> list[Any]:
+    if pt.is_time64(array.type) and array.type.unit == "us" and _ends_a_day(array):
+        return list(_one_by_one(array))
     try:
         return array.to_pylist()
     except (ValueError, OverflowError, ArithmeticError, pa.ArrowException):
         return list(_one_by_one(array))
 
 
+def _ends_a_day(array: pa.Array) -> bool:
+    """Whether a time is 24:00 or later, which Arrow would show as 00:00 or later."""
+    import pyarrow.compute as pc
+
+    latest = pc.call_function("max", [array.view(pa.int64())]).as_py()
+    return latest is not None and latest >= DAY
+
+
 def _one_by_one(array: pa.Array) -> Iterator[Any]:
     for position in range(len(array)):
         scalar = array[position]
+        if pt.is_time64(scalar.type) and scalar.is_valid and scalar.value >= DAY:
+            yield Unreadable(OUT_OF_RANGE, text_of(scalar.value, scalar.type), "Python has no 24:00")
+            continue
         try:
             yield scalar.as_py()
         except UnicodeDecodeError as error:
@@ -140,12 +155,8 @@ def _raw(scalar: pa.Scalar) -> object:
     if not isinstance(value, int):
         return "an unreadable value"
     dtype = scalar.type
-    # PostgreSQL's infinities, as ADBC carries them: the ends of the range (for dates, shifted to 1970).
-    bits = 31 if pt.is_date32(dtype) else 63
-    if value >= 2**bits - 1 - 11_000:
-        return "infinity"
-    if value <= -(2**bits) + 11_000:
-        return "-infinity"
+    if is_moment(dtype):
+        return text_of(value, dtype)
     return f"{value} {getattr(dtype, 'unit', 'day')} since 1970-01-01"
 
 

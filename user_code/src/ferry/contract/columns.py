@@ -175,6 +175,12 @@ def walk(node: Any, *, into_models: bool = True) -> Iterator[Node]:
                 yield from walk(value, into_models=into_models)
 
 
+def kinds(reading: Reading, name: str) -> frozenset[str]:
+    """Which of PostgreSQL's `numeric` and `uuid` a field's type asks for, as values of their own and not as text."""
+    found = {node["type"] for node in _reached(reading.fields[name]["schema"], reading.definitions)}
+    return frozenset(kind for type_, kind in (("decimal", "numeric"), ("uuid", "uuid")) if type_ in found)
+
+
 def accepts_null(node: Node, definitions: Mapping[str, Node]) -> bool:
     """Whether the declared type accepts NULL, as far as the schema tells without running it."""
     kind = node.get("type")
@@ -193,14 +199,17 @@ def accepts_null(node: Node, definitions: Mapping[str, Node]) -> bool:
 
 def is_personal(node: Node, definitions: Mapping[str, Node]) -> bool:
     """Whether `Personal()` stands on a field, on a part of its annotation or inside a model that it nests."""
+    return any((inner.get("metadata") or {}).get(PERSONAL) for inner in _reached(node, definitions))
+
+
+def _reached(node: Node, definitions: Mapping[str, Node]) -> Iterator[Node]:
+    """Every schema inside a schema, those that it refers to included."""
     seen: set[str] = set()
     waiting = [node]
     while waiting:
         for inner in walk(waiting.pop()):
-            if (inner.get("metadata") or {}).get(PERSONAL):
-                return True
+            yield inner
             reference = inner.get("schema_ref")
             if reference is not None and reference not in seen:
                 seen.add(reference)
                 waiting.append(definitions[reference])
-    return False

@@ -20,7 +20,7 @@ from ferry.contract import document
 from ferry.contract.by_column import ColumnJudge, Found
 from ferry.contract.by_row import RowJudge
 from ferry.contract.columnar_check import Scope
-from ferry.contract.columns import ContractColumn, Reading, read
+from ferry.contract.columns import ContractColumn, Reading, kinds, read
 from ferry.contract.explain import RulePath, explain
 from ferry.contract.fingerprint import fingerprint
 from ferry.contract.refuse import refuse_contradictions
@@ -86,6 +86,10 @@ class CompiledContract:
     def markdown(self) -> str:
         """The contract as a table for people: columns, rules, and the way each is judged."""
         return document.markdown(self.model, self._reading, self.explain())
+
+    def kinds(self) -> dict[str, frozenset[str]]:
+        """Source column → which of `numeric` and `uuid` its type asks for, as such and not as text."""
+        return {column.name: kinds(self._reading, column.field) for column in self.fields}
 
     def fingerprint(self) -> str:
         """A stable hash of fields, types, rules and what validators do; see `ferry.contract.fingerprint`."""

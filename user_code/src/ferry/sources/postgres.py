@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.catalogue import NATIVE, Table, arrow_field, connect, describe
+from ferry.catalogue import NATIVE, SAME_TEXT, Table, arrow_field, connect, describe
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
@@ -27,6 +27,11 @@ from ferry.sources.facts import Facts, canonical_number
 
 SUMMABLE = ("int2", "int4", "int8", "numeric")
 BATCH_BYTES = 8 * 2**20
+# A database without an encoding holds any bytes: they come as they are, and the contract says which are no text.
+_ENCODING = """
+select set_config('client_encoding', case current_setting('server_encoding') when 'SQL_ASCII' then 'SQL_ASCII'
+                                     else 'UTF8' end, false)
+"""
 
 
 class ArrowConnection:
@@ -36,6 +41,9 @@ class ArrowConnection:
         """Open it, in a transaction."""
         self._database = adbc_driver_postgresql.connect(url)
         self._connection = adbc.AdbcConnection(self._database)
+        for statement in (SAME_TEXT, _ENCODING):
+            for _ in self.stream(statement):
+                pass
         self._connection.set_autocommit(False)
 
     def execute(self, statement: str) -> None:
@@ -302,7 +310,7 @@ class PostgresExtraction(Extraction):
                 why=_first_line(error),
                 next="Run it again; the partition is read anew as a whole",
             ) from None
-        except adbc.Error as error:
+        except (adbc.Error, pa.ArrowException) as error:
             raise PermanentError(
                 "the source refused the query", where=self._where, why=_first_line(error)
             ) from None

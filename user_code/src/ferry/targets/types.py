@@ -32,12 +32,31 @@ def wire_type(type_: pa.DataType) -> str:
     return "numeric" if pa.types.is_decimal(type_) else WIRE.get(type_, "text")
 
 
+# Types that other objects of their own database stand behind; the name of such an object can be carried as text.
+_NAMES = ("regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+          "regprocedure", "regrole", "regtype")  # fmt: skip
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(_NAMES, "it points to an object of its own database"),
+    "aclitem": "it names roles of its own server",
+    **dict.fromkeys(
+        ("gtsvector", "pg_brin_bloom_summary", "pg_brin_minmax_multi_summary", "pg_dependencies", "pg_mcv_list",
+         "pg_ndistinct", "pg_node_tree"),
+        "PostgreSQL itself reads no value of it",
+    ),
+}  # fmt: skip
+"""Types that are not carried, each with the reason."""
+
+
 def carry(source: Column, target: Column) -> str | None:
     """The cast that carries values of `source` into `target` exactly, '' for none needed, None if there is none.
 
     A value may still be refused by the target (too long, out of range, not in the enum); it is never altered.
     """
     a, b = source.base_type, target.base_type
+    if a in _NAMES and b in _TEXTS and b != "bpchar":
+        return ""
+    if a.removeprefix("_") in REFUSED:
+        return None
     if a in _INTEGERS and b in _INTEGERS:
         return ""
     if a in _INTEGERS and b == "numeric":
@@ -53,17 +72,22 @@ def carry(source: Column, target: Column) -> str | None:
         return "" if b != "bpchar" or (a == "bpchar" and source.length == target.length) else None
     if a in _TEXTS and target.category == "e":
         return f"::{_qualified(target)}"
-    if a == b and source.type == target.type:
-        return "" if a in _NATIVE else f"::{_qualified(target)}"
     if a == b and a in ("timestamp", "timestamptz", "time"):
-        return ""
-    if source.category == "e" and b in _TEXTS:
+        return (
+            ""
+            if target.precision is None
+            or (6 if source.precision is None else source.precision) <= target.precision
+            else None
+        )
+    if a == b and (source.shape == target.shape if source.shape else source.type == target.type):
+        return "" if a in _NATIVE else f"::{_qualified(target)}"
+    if source.category == "e" and b in _TEXTS and b != "bpchar":
         return ""
     if source.category == "e" and target.category == "e":
         return f"::{_qualified(target)}"
-    if {a, b} == {"json", "jsonb"} or (a == "uuid" and b in _TEXTS):
-        return "" if b in _TEXTS else f"::{b}"
-    return None
+    if a == "uuid" and b in _TEXTS and b != "bpchar":
+        return ""
+    return f"::{b}" if {a, b} == {"json", "jsonb"} else None
 
 
 _NATIVE = ("bool", "text", "varchar", "bpchar", "bytea", "date", "timestamp", "timestamptz", "time", "float4",
