@@ -1,7 +1,10 @@
 """What a PostgreSQL database says about its tables: the facts that a plan is checked against."""
 
+import datetime
+import re
 from dataclasses import dataclass, field
-from typing import LiteralString
+from decimal import Decimal
+from typing import Any, LiteralString
 
 import psycopg
 import pyarrow as pa
@@ -204,8 +207,12 @@ from pg_constraint f where f.conrelid = %s and f.contype = 'f' order by 1
 
 
 def quoted(name: str) -> str:
-    """`schema.table` as a declaration writes it, quoted for `to_regclass`, case kept."""
-    return ".".join('"' + part.strip('"').replace('"', '""') + '"' for part in name.split("."))
+    """`schema.table` as a declaration writes it, quoted for `to_regclass`, case kept.
+
+    A part with a dot in it stands in double quotes: `archive."orders.2019"`.
+    """
+    parts = re.findall(r'"(?:[^"]|"")*"(?=\.|$)|[^.]+', name)
+    return ".".join(part if part[:1] == '"' else '"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
@@ -311,3 +318,32 @@ def arrow_field(column: Column) -> pa.Field:
     else:
         arrow = NATIVE.get(column.base_type, pa.string())
     return pa.field(column.name, arrow, metadata={"pg_type": column.type})
+
+
+def as_text(value: sql.Composable, type_: pa.DataType) -> sql.Composed:
+    """A part of a key as text, the same for equal values whatever the session, the scale or the padding."""
+    if pa.types.is_decimal(type_):
+        return sql.SQL("trim_scale({})::text").format(value)
+    if pa.types.is_timestamp(type_) and type_.tz:
+        return sql.SQL("({} at time zone 'UTC')::text").format(value)
+    # Of a char(n), a cast to text would drop the padding.
+    return sql.SQL("concat({})" if pa.types.is_string(type_) else "{}::text").format(value)
+
+
+def key_text(value: Any) -> str:
+    """What `as_text` gives for a value that Python holds."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case Decimal():
+            return f"{value.normalize():f}" if value else "0"
+        case bytes():
+            return "\\x" + value.hex()
+        case datetime.datetime() | datetime.time():
+            if isinstance(value, datetime.datetime) and value.tzinfo:
+                value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+            return str(value).rstrip("0") if value.microsecond else str(value)
+        case float() if value.is_integer() and abs(value) < 1e15:
+            return str(int(value))
+        case _:
+            return str(value).replace("\x00", "\u2400")

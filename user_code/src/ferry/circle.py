@@ -9,15 +9,17 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from ferry.errors import PermanentError
+from ferry.kept import dumps
 from ferry.load import REFUSALS, Loader, refusal
 
 # `label` is how `ferry.waiting_rows.missing` writes a parent: its entity, a space, its old key.
 NODES = """
 create temporary table ahead on commit drop as
 select distinct on (label) id, entity, label from (
-  select id, entity, entity || ' ' || array_to_string(key, ', ') as label from ferry.waiting_rows
+  select id, entity, entity || ' ' || key::text as label from ferry.waiting_rows
   where entity = any(%s)) w order by label, id desc
 """
 NEEDS = """
@@ -36,47 +38,121 @@ delete from ahead a using cannot c where a.label = c.label
 """
 
 
-def resolve(circle: dict[str, Loader]) -> int:
+def resolve(circle: dict[str, Loader], as_null: dict[str, frozenset[int]]) -> dict[str, int]:
     """Load every waiting row of these entities whose parents are there or wait here as well.
 
+    A row that the target refuses is rejected alone; what needs it goes on waiting, and the others come.
+
     Args:
-        circle: entity → loader, all over one connection; each entity's `missing` has to be up to date.
+        circle: entity → loader, all over one connection.
+        as_null: of each entity the positions of references that are left empty where their parent is missing.
 
     Returns:
-        The rows that were loaded.
+        The rows that were loaded, by entity.
 
     Raises:
-        PermanentError: the target refuses one of them; as they need each other, none of them is loaded.
+        PermanentError: the target refuses them together, and none of them alone.
     """
-    first = next(iter(circle.values()))
-    connection, loaded = first.connection, 0
-    try:
-        with connection.transaction():
-            connection.execute("set constraints all deferred")
-            connection.execute(NODES, (list(circle),))
-            connection.execute(NEEDS)
-            connection.execute(INDEXES)
-            connection.execute(CANNOT)
-            chosen = {
-                name: [
-                    row[0] for row in connection.execute("select id from ahead where entity = %s", (name,))
-                ]
-                for name in first.plan.ahead
-            }
-            for name, ids in chosen.items():
-                place = {"entity": name, "partition": "", "ids": ids}
-                connection.execute(circle[name].sql.refill(), place)
-                connection.execute(circle[name].sql.allocate())
-            for name, ids in chosen.items():
-                if ids:
-                    moved = circle[name].run("", -1, known=True, settling=True)[9]
-                    loaded += sum(one["n"] for one in moved)
-                    for one in moved:
-                        move(circle[name], one)
-            connection.execute("set constraints all immediate")
-    except REFUSALS as error:
-        raise _together(error, tuple(circle)) from None
+    connection = next(iter(circle.values())).connection
+    while True:
+        try:
+            with connection.transaction():
+                chosen = _choose(circle, as_null)
+                return _insert(circle, chosen, as_null)
+        except REFUSALS as error:
+            with connection.transaction(force_rollback=True):
+                refused = _refused(circle, _choose(circle, as_null), as_null)
+            if not refused:
+                raise _together(error, circle) from None
+            for name, waiting, said in refused:
+                refuse(circle[name], waiting, said)
+
+
+def _choose(circle: dict[str, Loader], as_null: dict[str, frozenset[int]]) -> dict[str, list[int]]:
+    """The waiting rows that can come, by entity in the order of inserting; each has its new key in the map now."""
+    connection = next(iter(circle.values())).connection
+    connection.execute("set constraints all deferred")
+    for name, one in circle.items():
+        # A row of another partition, loaded a moment ago, may be what these waited for.
+        connection.execute(one.sql.refill(), {"entity": name, "partition": "", "ids": _waiting(one)})
+        connection.execute(one.sql.still_missing(as_null[name]))
+        connection.execute(sql.SQL("truncate {}").format(one.sql.incoming))
+    connection.execute(NODES, (list(circle),))
+    connection.execute(NEEDS)
+    connection.execute(INDEXES)
+    connection.execute(CANNOT)
+    chosen = {
+        name: [row[0] for row in connection.execute("select id from ahead where entity = %s", (name,))]
+        for name in next(iter(circle.values())).plan.ahead
+    }
+    for name, ids in chosen.items():
+        connection.execute(circle[name].sql.refill(), {"entity": name, "partition": "", "ids": ids})
+        connection.execute(circle[name].sql.allocate())
+        connection.execute(sql.SQL("truncate {}").format(circle[name].sql.incoming))
+    return chosen
+
+
+def _waiting(loader: Loader) -> list[int]:
+    query = "select id from ferry.waiting_rows where entity = %s"
+    return [row[0] for row in loader.connection.execute(query, (loader.plan.name,))]
+
+
+def _insert(
+    circle: dict[str, Loader], chosen: dict[str, list[int]], as_null: dict[str, frozenset[int]]
+) -> dict[str, int]:
+    loaded = dict.fromkeys(circle, 0)
+    for name, ids in chosen.items():
+        if ids:
+            for one in _run(circle[name], ids, as_null[name]):
+                loaded[name] += one["n"]
+                move(circle[name], one)
+    next(iter(circle.values())).connection.execute("set constraints all immediate")
     return loaded
+
+
+def _run(loader: Loader, ids: list[int], as_null: frozenset[int]) -> list[dict[str, Any]]:
+    loader.connection.execute(loader.sql.refill(), {"entity": loader.plan.name, "partition": "", "ids": ids})
+    return loader.run("", -1, known=True, settling=True, as_null=as_null)[9]
+
+
+def _refused(
+    circle: dict[str, Loader], chosen: dict[str, list[int]], as_null: dict[str, frozenset[int]]
+) -> list[tuple[str, int, dict[str, Any]]]:
+    """Those of the rows that the target does not take, found by halving: entity, id and what the target said.
+
+    Foreign keys tell nothing here, as half of the rows lacks the other half.
+    """
+    found: list[tuple[str, int, dict[str, Any]]] = []
+    for name, ids in chosen.items():
+        todo = [ids]
+        while todo:
+            some = todo.pop()
+            try:
+                with circle[name].connection.transaction(force_rollback=True):
+                    if some:
+                        _run(circle[name], some, as_null[name])
+            except psycopg.errors.ForeignKeyViolation:
+                continue
+            except REFUSALS as error:
+                if len(some) == 1:
+                    found.append((name, some[0], refusal(error, circle[name].plan)))
+                else:
+                    middle = len(some) // 2
+                    todo += [some[:middle], some[middle:]]
+    return found
+
+
+def refuse(loader: Loader, waiting: int, said: dict[str, Any]) -> None:
+    """Reject the one waiting row that the target does not take."""
+    with loader.connection.transaction():
+        loader.connection.execute(
+            "with gone as (delete from ferry.waiting_rows where id = %s returning *), moved as (update ferry.ledger l"
+            " set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity = gone.entity and"
+            " l.partition = gone.partition and l.chunk = gone.chunk)"
+            " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, run_id)"
+            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row, %s from gone",
+            (waiting, Jsonb([said], dumps=dumps), loader.run_id),
+        )
 
 
 def move(loader: Loader, moved: dict[str, Any]) -> None:
@@ -92,11 +168,11 @@ def move(loader: Loader, moved: dict[str, Any]) -> None:
     )
 
 
-def _together(error: psycopg.Error, names: tuple[str, ...]) -> PermanentError:
-    said = refusal(error)
+def _together(error: psycopg.Error, circle: dict[str, Loader]) -> PermanentError:
+    said = refusal(error, next(iter(circle.values())).plan)
     return PermanentError(
-        "the target refuses a row among those that need each other",
-        where=", ".join(names),
+        "the target refuses rows that need each other, and none of them alone",
+        where=", ".join(circle),
         why=f"{said['column']}: {said['message']}" if said["column"] else said["message"],
         next="They wait still. Say in the contract what the target does not take, load again, and settle",
     )

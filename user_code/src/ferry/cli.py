@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,9 @@ from ferry.errors import DeclarationError, FerryError
 from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan, plan_migration
 from ferry.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from ferry.settle import Settled
 
 app = typer.Typer(
     add_completion=False,
@@ -230,10 +234,22 @@ def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
     if as_json:
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:
-        waiting = f", {result.waiting:,} wait for {', '.join(result.waits_for)}" if result.waiting else ""
-        rejected = f", {sum(result.rejected.values()):,} rejected" if result.rejected else ""
-        console.print(f"{result.entity}: {result.loaded:,} loaded{rejected}{waiting}", highlight=False)
+        console.print(f"{result.entity}: {', '.join(settled_words(result))}", highlight=False)
     return None
+
+
+def settled_words(result: "Settled") -> list[str]:
+    """What settling did to an entity, as a person reads it; what did not happen is left out."""
+    counts = {
+        "loaded": result.loaded,
+        "references filled in": result.linked,
+        "parents made up": result.stubs,
+        "rejected": sum(result.rejected.values()),
+        f"wait for {', '.join(result.waits_for)}": result.waiting,
+        "no longer in the source": result.vanished,
+        "removed": result.removed,
+    }
+    return [f"{n:,} {what}" for what, n in counts.items() if n or what == "loaded"]
 
 
 @app.command()
@@ -337,23 +353,43 @@ def reconcile(entities: Entities = None, defs: Defs = None, as_json: Json = Fals
 
 @app.command(name="map")
 def map_(
-    entity: str, key: Annotated[list[str], typer.Argument(help="the old key")], defs: Defs = None
+    entity: str,
+    key: Annotated[list[str] | None, typer.Argument(help="the old key, part by part")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="write the whole map to this .parquet or .csv file")
+    ] = None,
+    defs: Defs = None,
 ) -> None:
-    """Print the new key of an old one, with its status, as JSON."""
+    """Print the new key of an old one, with its status, as JSON; or write the whole map to a file."""
     from ferry import id_map
 
+    if bool(key) == bool(export):
+        raise DeclarationError(
+            "either one old key or `--export` is needed", where="ferry map", next=f"ferry map {entity} 17"
+        )
     settings = read_settings()
     plan = plan_migration(migration_of(defs)[0], settings, only=(entity,))[entity]
     if not plan.has_map:
         raise DeclarationError(f"{entity} keeps no id map", next="Its key in the target is its natural one")
     target = plan.declaration.target.connection
     with connect(settings.url(target), target) as connection:
-        found = id_map.look_up(connection, plan, tuple(key)) if ledger.is_prepared(connection) else None
+        entries = id_map.count(connection, plan)
+        found = id_map.look_up(connection, plan, tuple(key)) if key and entries else None
+    if entries is None:
+        raise DeclarationError(f"nothing of {entity} was ever loaded", next=f"ferry run {entity}")
+    if export:
+        with Progress(console=errors, transient=True) as progress:
+            task = progress.add_task(f"map of {entity}", total=entries)
+            written = id_map.export(
+                settings.url(target), plan, export, lambda rows: progress.advance(task, rows)
+            )
+        console.print(f"{written:,} entries written to {export}", highlight=False, soft_wrap=True)
+        return None
     if found is None:
         raise DeclarationError(
-            f"{entity} has no row with the old key {', '.join(key)}", next="ferry rejects, or status"
+            f"{entity} has no row with the old key {', '.join(key or ())}", next="ferry rejects, or status"
         )
-    print_json(found)
+    return print_json(found)
 
 
 @contextmanager

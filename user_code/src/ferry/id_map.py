@@ -1,12 +1,18 @@
 """Old key → new key: the map of each entity, a table in the target written in the rows' own transaction."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 from psycopg import sql
 
+from ferry.catalogue import as_text
+from ferry.errors import DeclarationError, PermanentError
 from ferry.plan import EdgePlan, EntityPlan
 from ferry.sources.postgres import ArrowConnection
 from ferry.targets.types import wire_type
@@ -102,14 +108,38 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
         )
 
 
+def count(connection: psycopg.Connection, plan: EntityPlan) -> int | None:
+    """The number of entries, None if nothing of the entity was ever loaded."""
+    table = map_table(plan).identifier
+    row = connection.execute("select to_regclass(%s)", (table.as_string(connection),)).fetchone()
+    if row is None or row[0] is None:
+        return None
+    row = connection.execute(sql.SQL("select count(*) from {}").format(table)).fetchone()
+    return row[0] if row else None
+
+
 def look_up(
     connection: psycopg.Connection, plan: EntityPlan, key: tuple[str, ...]
 ) -> dict[str, object] | None:
-    """The map's row for an old key given as text, or None."""
+    """The map's row for an old key given as text, or None.
+
+    Raises:
+        DeclarationError: the key has another number of parts.
+    """
     table = map_table(plan)
+    if len(key) != len(table.old):
+        raise DeclarationError(
+            f"the old key of {plan.name} has {len(table.old)} parts, and {len(key)} are given",
+            where=plan.name,
+            next=f"Give {', '.join(plan.source_key)}, in this order",
+        )
     condition = sql.SQL(" and ").join(
-        sql.SQL("{}::text = {}").format(sql.Identifier(name), sql.Literal(value))
-        for name, value in zip(table.old, key, strict=True)
+        sql.SQL("{} in ({}::text, {})").format(
+            sql.Literal(value),
+            sql.Identifier(old),
+            as_text(sql.Identifier(old), plan.schema.field(name).type),
+        )
+        for name, old, value in zip(plan.source_key, table.old, key, strict=True)
     )
     cursor = connection.execute(sql.SQL("select * from {} where {}").format(table.identifier, condition))
     row = cursor.fetchone()
@@ -127,15 +157,78 @@ def stream(url: str, plan: EntityPlan) -> Iterator[pa.RecordBatch]:
         single = len(names) == 1
         return [f"{side}_id" if single else name for name in names]
 
-    columns = ", ".join(
-        f'"{name}" as "{shown}"'
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} as {}").format(sql.Identifier(name), sql.Identifier(shown))
         for side, names in (("old", table.old), ("new", table.new))
         for name, shown in zip(names, named(side, names), strict=True)
     )
+    query = sql.SQL("select {} from {} where status <> 'tombstone' order by 1").format(
+        columns, table.identifier
+    )
+    yield from _batches(url, query)
+
+
+def export(url: str, plan: EntityPlan, path: Path, tell: Callable[[int], None]) -> int:
+    """Write a map to a file, batch after batch: the old key, the new key, status and partition of every entry.
+
+    The file is there when it is whole, and not before; one that stood there until then is replaced.
+
+    Args:
+        url: the target's.
+        plan: the entity.
+        path: ends with `.parquet` or `.csv`.
+        tell: is called with the number of entries of each batch that was written.
+
+    Returns:
+        The number of entries.
+
+    Raises:
+        DeclarationError: another ending, or no such folder.
+        PermanentError: the file cannot be written.
+    """
+    writers = {".parquet": _parquet, ".csv": pa_csv.CSVWriter}
+    if path.suffix not in writers:
+        raise DeclarationError(
+            f"a map cannot be written as {path.suffix or 'a file without an ending'!r}",
+            where=str(path),
+            next="Let the name end with .parquet or .csv",
+        )
+    if not path.parent.is_dir():
+        raise DeclarationError("there is no such folder", where=str(path.parent))
+    table, rows = map_table(plan), 0
+    columns = sql.SQL(", ").join(map(sql.Identifier, (*table.old, *table.new)))
+    query = sql.SQL("select {}, status::text, partition from {} order by {}").format(
+        columns, table.identifier, sql.SQL(", ").join(map(sql.Identifier, table.old))
+    )
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        batches = _batches(url, query)
+        first = next(batches)
+        with writers[path.suffix](partial, first.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+                tell(batch.num_rows)
+        partial.replace(path)
+    except OSError as error:
+        raise PermanentError(
+            "the map cannot be written",
+            where=str(path),
+            why=error.strerror or str(error),
+            next="Nothing is left there. Make room, or write it elsewhere",
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd")
+
+
+def _batches(url: str, query: sql.Composed) -> Iterator[pa.RecordBatch]:
     arrow = ArrowConnection(url)
     try:
-        yield from arrow.stream(
-            f"select {columns} from ferry.\"id_map_{plan.name}\" where status <> 'tombstone' order by 1"  # noqa: S608
-        )
+        yield from arrow.stream(query.as_string(None))
     finally:
         arrow.close()

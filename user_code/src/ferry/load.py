@@ -18,14 +18,15 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry import id_map, ledger, vanished
-from ferry.catalogue import connect
+from ferry.catalogue import connect, key_text
+from ferry.contract.verdict import withheld
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
 from ferry.kept import as_rows, dumps
 from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Manifest, Part
-from ferry.targets.postgres import UUID5, LoadSql
+from ferry.targets.postgres import ROW, UUID5, LoadSql
 from ferry.verdict import PartVerdict
 
 # What a single row can be refused for. Anything else that the database says is not about one row.
@@ -68,7 +69,7 @@ class Loader:
         self.sql = LoadSql(self.plan)
         self._numbers: np.ndarray | None = None
         self._begun: set[str] = set()
-        self._encoder_schema = pa.schema([pa.field("row_no", pa.int64()), *map(_sent_as, self.sql.fields)])
+        self._encoder_schema = pa.schema([pa.field(ROW, pa.int64()), *map(_sent_as, self.sql.fields)])
 
     def __enter__(self) -> "Loader":
         """Open the connection and create what the entity needs in `ferry`."""
@@ -227,7 +228,7 @@ class Loader:
         return row
 
     def copy(self, rows: pa.Table) -> None:
-        """`COPY` rows (a table with `row_no` and the needed columns) into the temporary table."""
+        """`COPY` rows (a table with their numbers and the needed columns) into the temporary table."""
         encoder = pgpq.ArrowToPostgresBinaryEncoder(self._encoder_schema)
         with self.connection.cursor() as cursor, cursor.copy(self.sql.copy()) as copy:
             copy.write(encoder.write_header())
@@ -302,7 +303,9 @@ class Loader:
         known: bool = True,
     ) -> Loaded:
         if len(numbers) == 1:
-            return Loaded(refused=[{"row": int(numbers[0]), "reason": "target_refused", **refusal(error)}])
+            return Loaded(
+                refused=[{"row": int(numbers[0]), "reason": "target_refused", **refusal(error, self.plan)}]
+            )
         middle = len(numbers) // 2
         loaded = self._rows(table, numbers[:middle], partition, chunk, known)
         loaded.add(self._rows(table, numbers[middle:], partition, chunk, known))
@@ -342,7 +345,7 @@ class Loader:
         )
         with self.connection.cursor() as cursor, cursor.copy(statement) as copy:
             for (number, found), row in zip(by_row.items(), rows, strict=True):
-                key = tuple(str(row[name]).replace("\x00", "\u2400") for name in self.plan.source_key)
+                key = tuple(key_text(row[name]) for name in self.plan.source_key)
                 listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]
                 copy.write_row(
                     (
@@ -393,15 +396,21 @@ def _since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def refusal(error: psycopg.Error) -> dict[str, Any]:
-    """What the target said of one row that it refused: column or constraint, rule and message."""
+def refusal(error: psycopg.Error, plan: EntityPlan) -> dict[str, Any]:
+    """What the target said of one row that it refused: column or constraint, rule and message.
+
+    Where the contract has personal fields, what could repeat the row's values is left out.
+    """
+    said, detail = error.diag.message_primary or str(error), error.diag.message_detail
+    if plan.personal:
+        detail = None
+        if not isinstance(error, psycopg.IntegrityError):
+            said = withheld(said)
     return {
         "column": error.diag.column_name or error.diag.constraint_name or "",
         "rule": (error.diag.constraint_name and "constraint") or type(error).__name__,
         "value": None,
-        "message": " ".join(
-            filter(None, [error.diag.message_primary or str(error), error.diag.message_detail])
-        ),
+        "message": " ".join(filter(None, [said, detail])),
     }
 
 

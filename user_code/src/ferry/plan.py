@@ -17,7 +17,7 @@ from ferry.errors import DeclarationError
 from ferry.extract import describe_sources
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
-from ferry.targets.types import REFUSED, carry
+from ferry.targets.types import REFUSED, carry, comparable
 
 WAIT = "wait"
 NULL_THEN_UPDATE = "null first, then update"
@@ -87,6 +87,12 @@ class EntityPlan:
     def target_key(self) -> tuple[str, ...]:
         """The columns of the new key."""
         return self.declaration.target.key.column
+
+    @property
+    def personal(self) -> frozenset[str]:
+        """The source columns whose values belong to a person and are shown nowhere."""
+        fields = compile_contract(self.entity.contract).fields
+        return frozenset(name for field in fields if field.personal for name in field.names)
 
     @property
     def has_map(self) -> bool:
@@ -297,8 +303,7 @@ def _plan_entity(
         _plan_edge(migration, entity, position, circle, target)
         for position in range(len(declaration.references))
     )
-    referring = {column for edge in edges for column in edge.source_columns}
-    columns = tuple(_carried(entity, source, target, referring))
+    columns = tuple(_carried(entity, source, target, edges))
     compiled = compile_contract(entity.contract)
     plan = EntityPlan(
         name,
@@ -335,7 +340,8 @@ def _plan_entity(
         circle if any(edge.strategy == AHEAD for edge in edges) else (),
     )
     _check_possible(plan)
-    for edge in edges:
+    for position, edge in enumerate(edges):
+        _check_comparable(plan, position, tables[edge.parent][0])
         if edge.reference.on_missing == "stub":
             _check_stub(entity, migration[edge.parent], edge, tables[edge.parent][1])
     _check_filled(entity, target, plan)
@@ -505,6 +511,20 @@ def _check_possible(plan: EntityPlan) -> None:
         raise DeclarationError("keys that are allocated ahead need an id map", where=f"{path}: id_map")
 
 
+def _check_comparable(plan: EntityPlan, position: int, parent: Table) -> None:
+    """A reference and the key that it holds have to be of one kind, or no row would ever find its parent."""
+    edge = plan.edges[position]
+    for name, key in zip(edge.source_columns, edge.parent_key, strict=True):
+        mine, theirs = plan.source.columns[name], column_of(parent, key, f"{edge.parent}: source.key")
+        kinds = {comparable(arrow_field(one).type) for one in (mine, theirs)}
+        if len(kinds) > 1:
+            raise DeclarationError(
+                f"{name} ({mine.type}) can never be equal to {edge.parent}.{key} ({theirs.type})",
+                where=f"{plan.entity.path}: references[{position}].column",
+                next="Read one of the tables through a view in which both are of one type",
+            )
+
+
 def _check_stub(entity: Entity, parent: Entity, edge: EdgePlan, target: Table) -> None:
     """A made-up parent needs a key that can be made of the old one, and a value wherever NULL is not allowed."""
     where = f"{entity.path}: references to {edge.parent}"
@@ -531,12 +551,17 @@ def _check_stub(entity: Entity, parent: Entity, edge: EdgePlan, target: Table) -
             )
 
 
-def _carried(entity: Entity, source: Table, target: Table, referring: set[str]) -> list[ColumnPlan]:
+def _carried(entity: Entity, source: Table, target: Table, edges: tuple[EdgePlan, ...]) -> list[ColumnPlan]:
     declaration = entity.declaration
+    referring = {column for edge in edges for column in edge.source_columns}
+    taken = {column for edge in edges for column in edge.target_columns}
     made = declaration.target.key.source not in ("natural", "expression")
     carried: list[ColumnPlan] = []
     for name, column in source.columns.items():
-        if name in declaration.drop or (name in referring):
+        if name in declaration.drop:
+            continue
+        # The old key may be kept beside the new one: `columns` names its place, `into` that of the new key.
+        if name in referring and declaration.columns.get(name) in (None, *taken):
             continue
         if made and name in declaration.source.key and name not in declaration.columns:
             continue

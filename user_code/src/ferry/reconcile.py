@@ -132,7 +132,7 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
                 sql.SQL(
                     "delete from {} i using (select row_no from ferry.rejected_rows where entity = %(e)s and"
                     " partition = %(p)s and chunk = %(c)s union all select row_no from ferry.waiting_rows"
-                    " where entity = %(e)s and partition = %(p)s and chunk = %(c)s) x where i.row_no = x.row_no"
+                    ' where entity = %(e)s and partition = %(p)s and chunk = %(c)s) x where i."#row_no" = x.row_no'
                 ).format(loader.sql.incoming),
                 {"e": plan.name, "p": stage.partition, "c": part.number},
             )

@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
+from ferry import ledger
 from ferry.errors import FerryError, PermanentError
 from ferry.id_map import deferred_table
 from ferry.load import Loader, told
@@ -140,11 +141,9 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
     plan = loader.plan
     stage = Stage(settings.stage_root, plan.name, partition)
     manifest = stage.manifest()
-    row = loader.connection.execute(
-        "select stage_id from ferry.ledger where entity = %s and partition = %s limit 1",
-        (plan.name, partition),
-    ).fetchone()
-    if manifest is None or (row and row[0] != manifest.stage_id and manifest.parts):
+    loaded = ledger.chunk_state(loader.connection, plan.name, partition)
+    staged = {part.number: part.content_hash for part in manifest.parts} if manifest else {}
+    if manifest is None or any(staged.get(n) != known["content_hash"] for n, known in loaded.items()):
         raise PermanentError(
             "the stage that was loaded is gone, and only it says which rows are ours",
             where=f"{plan.name}, {partition}",

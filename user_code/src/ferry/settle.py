@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from ferry import constraints, ledger, vanished
-from ferry.catalogue import connect
-from ferry.circle import move, resolve
+from ferry.catalogue import as_text, connect
+from ferry.circle import move, refuse, resolve
+from ferry.contract.verdict import MASK
 from ferry.errors import PermanentError
-from ferry.kept import dumps
 from ferry.load import REFUSALS, Loader, refusal, told
 from ferry.partition import scheme_of
 from ferry.plan import AHEAD, EdgePlan, EntityPlan, MigrationPlan, waits_for
@@ -45,9 +44,10 @@ def settle(
     plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()
 ) -> list[Settled]:
     """Settle the entities in plan order, so that a parent's end is known before its children are judged."""
-    settled = [
-        settle_entity(plans, name, settings, run_id) for name in plans.order if not only or name in only
-    ]
+    results = {name: Settled(name) for name in plans.order}
+    settled = [results[name] for name in plans.order if not only or name in only]
+    for one in settled:
+        settle_entity(plans, one.entity, settings, run_id, results)
     # A reference that is filled in later may lead to a row that came only when it was its own entity's turn.
     for one in settled:
         if plans[one.entity].later:
@@ -82,14 +82,27 @@ def _vanished(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
         raise told(error, one.entity) from None
 
 
-def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Settled:
+def settle_entity(
+    plans: MigrationPlan,
+    name: str,
+    settings: Settings,
+    run_id: str = "",
+    results: dict[str, Settled] | None = None,
+) -> Settled:
     """Settle one entity; nothing happens to rows whose parents are not complete.
+
+    Args:
+        plans: the whole plan.
+        name: the entity.
+        settings: connections and patience.
+        run_id: recorded with what is rejected.
+        results: of each entity what was done so far; rows that need this entity's rows are loaded with them.
 
     Raises:
         TransientError: the connection was lost, or somebody holds a lock; what was settled so far stays.
         PermanentError: the target refuses rows that need each other, or `on_missing: fail` applies.
     """
-    result = Settled(name)
+    results = results if results is not None else {one: Settled(one) for one in plans.order}
     try:
         with Loader(plans, name, settings, run_id) as loader:
             circle = {name: loader}
@@ -98,46 +111,60 @@ def settle_entity(plans: MigrationPlan, name: str, settings: Settings, run_id: s
                     circle[other] = Loader(plans, other, settings, run_id).borrow(loader.connection)
             for one in sorted(circle):
                 circle[one].lock(None)
-            _settle(circle, result)
+            _settle(circle, results, name)
     except psycopg.Error as error:
         raise told(error, name) from None
-    return result
+    return results[name]
 
 
-def _settle(circle: dict[str, Loader], result: Settled) -> None:
-    """Settle the first entity of a circle; the others get what can be loaded, and their ends when it is their turn."""
-    loader = circle[result.entity]
+def _settle(circle: dict[str, Loader], results: dict[str, Settled], name: str) -> None:
+    """Settle one entity of a circle; the others get what can be loaded, and their ends when it is their turn."""
+    loader, result = circle[name], results[name]
     # Rows of a circle wait again all at once, when it is the turn of its first entity.
-    revives = loader.plan.ahead[:1] in ((), (result.entity,))
-    for one in circle.values():
+    revives = loader.plan.ahead[:1] in ((), (name,))
+    for other, one in circle.items():
         if revives:
             _revive(one)
-        linked = one.link()
-        loaded = _load_waiting(one, frozenset())
-        if one is loader:
-            result.linked, result.loaded = linked, loaded
-    if loader.plan.ahead:
-        result.loaded += resolve(circle)
-        result.loaded += _load_waiting(loader, frozenset())
-    incomplete = tuple(parent for parent in waits_for(loader.plan) if _missing_partitions(loader, parent))
-    if incomplete:
-        result.waits_for = incomplete
-    else:
-        as_null = frozenset(
-            position
-            for position, edge in enumerate(loader.plan.edges)
-            if edge.waits and edge.reference.on_missing == "set_null"
-        )
-        result.stubs = sum(
-            _stub(loader, edge) for edge in loader.plan.edges if edge.reference.on_missing == "stub"
-        )
-        if result.stubs or as_null:
-            result.loaded += _load_waiting(loader, as_null)
+        results[other].linked += one.link()
+    _fill(circle, results, dict.fromkeys(circle, frozenset()))
+    incomplete = {other: _incomplete(one) for other, one in circle.items()}
+    as_null = dict.fromkeys(circle, frozenset[int]())
+    for other, one in circle.items():
+        if not incomplete[other]:
+            as_null[other] = frozenset(
+                position
+                for position, edge in enumerate(one.plan.edges)
+                if edge.waits and edge.reference.on_missing == "set_null"
+            )
+            results[other].stubs += sum(
+                _stub(one, edge) for edge in one.plan.edges if edge.reference.on_missing == "stub"
+            )
+    # What comes without a parent, or with one that was made up, may be what another row of the circle waits for.
+    if any(as_null.values()) or any(results[other].stubs for other in circle):
+        _fill(circle, results, as_null)
+    result.waits_for = incomplete[name]
+    if not result.waits_for:
         result.rejected = _reject_rest(loader)
     row = loader.connection.execute(
-        "select count(*) from ferry.waiting_rows where entity = %s", (result.entity,)
+        "select count(*) from ferry.waiting_rows where entity = %s", (name,)
     ).fetchone()
     result.waiting = row[0] if row else 0
+
+
+def _fill(circle: dict[str, Loader], results: dict[str, Settled], as_null: dict[str, frozenset[int]]) -> None:
+    """Load all waiting rows of a circle that can be loaded now; what still lacks a parent says which."""
+    for name, one in circle.items():
+        results[name].loaded += _load_waiting(one, as_null[name])
+    if next(iter(circle.values())).plan.ahead:
+        for name, loaded in resolve(circle, as_null).items():
+            results[name].loaded += loaded
+        for name, one in circle.items():
+            results[name].loaded += _load_waiting(one, as_null[name])
+
+
+def _incomplete(loader: Loader) -> tuple[str, ...]:
+    """The parents of an entity that are not loaded to their end."""
+    return tuple(parent for parent in waits_for(loader.plan) if _missing_partitions(loader, parent))
 
 
 def _missing_partitions(loader: Loader, parent: str) -> set[str]:
@@ -202,23 +229,10 @@ def _load_some(loader: Loader, partition: str, ids: list[int] | None, as_null: f
                 )
             ]
         if len(ids) == 1:
-            _refuse(loader, ids[0], error)
+            refuse(loader, ids[0], refusal(error, loader.plan))
             return 0
         middle = len(ids) // 2
         return sum(_load_some(loader, partition, half, as_null) for half in (ids[:middle], ids[middle:]))
-
-
-def _refuse(loader: Loader, waiting: int, error: psycopg.Error) -> None:
-    """Reject the one waiting row that the target does not take."""
-    with loader.connection.transaction():
-        loader.connection.execute(
-            "with gone as (delete from ferry.waiting_rows where id = %s returning *), moved as (update ferry.ledger l"
-            " set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity = gone.entity and"
-            " l.partition = gone.partition and l.chunk = gone.chunk)"
-            " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, run_id)"
-            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row, %s from gone",
-            (waiting, Jsonb([refusal(error)], dumps=dumps), loader.run_id),
-        )
 
 
 def _reject_rest(loader: Loader) -> dict[str, int]:
@@ -247,13 +261,15 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
     )
     listed = sql.SQL(", ").join(
         sql.SQL(
-            "case when {lacks} then jsonb_build_object('column', {column}::text, 'value', array_to_string({key}, ', '),"
+            "case when {lacks} then jsonb_build_object('column', {column}::text, 'value', {shown},"
             " 'rule', case when {rejected} then 'parent_rejected' else 'missing_parent' end, 'message', {parent} ||"
-            " array_to_string({key}, ', ') || case when {rejected} then ' was rejected' else ' does not exist' end) end"
+            " {shown} || case when {rejected} then ' was rejected' else ' does not exist' end) end"
         ).format(
             lacks=_lacks(plan, edge),
             column=sql.Literal(", ".join(edge.source_columns)),
-            key=_parent_key(plan, edge),
+            shown=sql.Literal(MASK)
+            if plan.personal & set(edge.source_columns)
+            else sql.SQL("array_to_string({}, ', ')").format(_parent_key(plan, edge)),
             rejected=_was_rejected(plan, edge),
             parent=sql.Literal(f"{edge.parent} "),
         )
@@ -281,9 +297,12 @@ def _parent_key(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
     """The old key that a waiting row `w` gives for a parent, as an array of text."""
     return sql.SQL("array[{}]").format(
         sql.SQL(", ").join(
-            sql.SQL("(w.row->>{})::{}::text").format(
-                sql.Literal(name),
-                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+            as_text(
+                sql.SQL("(w.row->>{})::{}").format(
+                    sql.Literal(name),
+                    sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                ),
+                plan.schema.field(name).type,
             )
             for name in edge.source_columns
         )
@@ -292,7 +311,7 @@ def _parent_key(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
 
 def _lacks(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
     """Whether a waiting row `w` waits for this parent (see `LoadSql.missing`)."""
-    return sql.SQL("coalesce({} || array_to_string({}, ', ') = any(w.missing), false)").format(
+    return sql.SQL("coalesce({} || {}::text = any(w.missing), false)").format(
         sql.Literal(f"{edge.parent} "), _parent_key(plan, edge)
     )
 
@@ -333,8 +352,9 @@ def _revive(loader: Loader) -> int:
                 ),
             )
             for edge in waits
-            # Whether rows that need each other can come now is seen when all of them wait again.
-            if edge.strategy != AHEAD
+            # Whether rows that need each other can come now is seen when all of them wait again, and a parent that
+            # may be missing, or is made up, is no reason to stay rejected.
+            if edge.strategy != AHEAD and edge.reference.on_missing not in ("set_null", "stub")
         ]
     )
     with loader.connection.transaction():

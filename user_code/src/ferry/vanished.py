@@ -14,6 +14,7 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from ferry.catalogue import as_text
 from ferry.errors import PermanentError
 from ferry.extract import open_source
 from ferry.stage import Manifest, Stage
@@ -160,5 +161,8 @@ def _delete(loader: "Loader", keys: list[list[str]]) -> int:
 
 def _key(loader: "Loader") -> sql.Composed:
     return sql.SQL("array[{}]").format(
-        sql.SQL(", ").join(sql.SQL("m.{}::text").format(sql.Identifier(old)) for old in loader.sql.map.old)
+        sql.SQL(", ").join(
+            as_text(sql.Identifier("m", old), loader.plan.schema.field(name).type)
+            for name, old in zip(loader.plan.source_key, loader.sql.map.old, strict=True)
+        )
     )

@@ -16,6 +16,7 @@ import pyarrow.compute as pc  # its functions are made at run time
 import pyarrow.parquet as pq
 
 from ferry.contract import CompiledContract, compile_contract
+from ferry.contract.verdict import MASK
 from ferry.plan import EntityPlan, not_null_targets
 
 ERRORS = pa.schema(
@@ -126,19 +127,22 @@ class Judge:
     def _repeated(self, table: pa.Table, duplicates: pa.Table | None) -> pa.Table | None:
         if duplicates is None or not duplicates.num_rows:
             return None
-        key = list(self._plan.source_key)
-        rows = pl.from_arrow(table.select([*key, *self._updated_at()])).with_row_index("row")  # type: ignore[union-attr]
+        key, personal = list(self._plan.source_key), self._plan.personal
+        rows = pl.from_arrow(table.select([*key, *self._updated_at()])).with_row_index("#row")  # type: ignore[union-attr]
         hits = rows.join(pl.from_arrow(duplicates), on=key, how="inner", nulls_equal=True)  # type: ignore[union-attr, arg-type]
         if "latest" in duplicates.column_names:
             # The newest row of a key stays; where two are the newest, none of them can be told to be it.
             updated = self._updated_at()[0]
             hits = hits.filter(pl.col("latest").is_null() | (pl.col(updated) != pl.col("latest")))
         return _errors(
-            hits["row"].cast(pl.Int64).to_list(),
+            hits["#row"].cast(pl.Int64).to_list(),
             "duplicate_key",
             ", ".join(key),
             "",
-            [", ".join(str(v) for v in values) for values in hits.select(key).iter_rows()],
+            [
+                ", ".join(MASK if n in personal else str(v) for n, v in zip(key, values, strict=True))
+                for values in hits.select(key).iter_rows()
+            ],
             "the key occurs more than once in the source",
         )
 
@@ -147,12 +151,13 @@ class Judge:
         return [name] if name and self._plan.declaration.duplicates == "keep_latest" else []
 
     def _null_keys(self, table: pa.Table) -> pa.Table | None:
+        found = []
         for name in self._plan.source_key:
             column = table.column(name)
             if column.null_count:
                 rows = np.flatnonzero(pc.is_null(column).to_numpy(zero_copy_only=False)).tolist()
-                return _errors(rows, "contract", name, "null_key", None, "a key may not be NULL")
-        return None
+                found.append(_errors(rows, "contract", name, "null_key", None, "a key may not be NULL"))
+        return pa.concat_tables(found) if found else None
 
     def _contract(self, table: pa.Table) -> list[pa.Table]:
         offset, found = 0, []

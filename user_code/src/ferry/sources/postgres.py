@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.catalogue import NATIVE, SAME_TEXT, Table, arrow_field, connect, describe
+from ferry.catalogue import NATIVE, SAME_TEXT, Table, arrow_field, as_text, connect, describe
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
@@ -169,16 +169,19 @@ class PostgresSource(Source):
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Asked by key, in whatever partition."""
-        source = self._migration[name].declaration.source
+        source, there = self._migration[name].declaration.source, self.describe(name)
         key = sql.SQL("array[{}]").format(
-            sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in source.key)
+            sql.SQL(", ").join(
+                as_text(sql.Identifier("t", column), arrow_field(there.columns[column]).type)
+                for column in source.key
+            )
         )
         query = sql.SQL(
             "select {key} from {table} t where ({where}) and {key} in (select array(select"
             " jsonb_array_elements_text(k)) from jsonb_array_elements(%s) k)"
         ).format(
             key=key,
-            table=self.describe(name).identifier,
+            table=there.identifier,
             where=sql.SQL(source.where or "true"),  # type: ignore[arg-type]
         )
         return {tuple(row[0]) for row in self.control.execute(query, (Jsonb(keys),))}

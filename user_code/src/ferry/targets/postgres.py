@@ -12,7 +12,7 @@ from functools import cached_property
 import pyarrow as pa
 from psycopg import sql
 
-from ferry.catalogue import Column
+from ferry.catalogue import Column, as_text
 from ferry.id_map import MapTable, deferred_table, map_table
 from ferry.plan import EdgePlan, EntityPlan
 from ferry.targets.types import wire_type
@@ -24,8 +24,9 @@ HASHED = (
 """Types whose hash and equality are taken as they are. To an `interval` a month is 30 days; as text they differ."""
 
 
-# A column beside the source's: the version 5 UUID of the row's old key, which the client computes.
-UUID5 = "#uuid5"
+# Columns beside the source's: the row's number in its part, and the version 5 UUID of its old key, which the client
+# computes. A source may well have a column `row_no`.
+ROW, UUID5 = "#row_no", "#uuid5"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class LoadSql:
         )
 
     @cached_property
+    def _changeable(self) -> tuple[str, ...]:
+        """The columns in which a row that is there may differ; a table that only links others has none."""
+        return tuple(name for name in self.plan.written if name not in self.plan.target_key)
+
+    @cached_property
     def map(self) -> MapTable:
         """The entity's map."""
         return map_table(self.plan)
@@ -66,18 +72,18 @@ class LoadSql:
         ]
         return sql.SQL("create temporary table if not exists {} ({}) on commit delete rows").format(
             sql.Identifier(f"incoming_{self.plan.name}"[:63]),
-            sql.SQL(", ").join([sql.SQL("row_no bigint"), *columns]),
+            sql.SQL(", ").join([sql.SQL("{} bigint").format(sql.Identifier(ROW)), *columns]),
         )
 
     def copy(self) -> sql.Composed:
         """`COPY` into the temporary table, binary."""
-        names = [sql.Identifier("row_no"), *(sql.Identifier(f.name) for f in self.fields)]
+        names = [sql.Identifier(ROW), *(sql.Identifier(f.name) for f in self.fields)]
         return sql.SQL("copy {} ({}) from stdin (format binary)").format(
             self.incoming, sql.SQL(", ").join(names)
         )
 
     def refill(self) -> sql.Composed:
-        """Fill the temporary table from waiting rows; `row_no` is the waiting row's id.
+        """Fill the temporary table from waiting rows; their number is the waiting row's id.
 
         Parameters: entity, and an array of ids or NULL for all rows of a partition, which comes last.
         """
@@ -116,7 +122,8 @@ class LoadSql:
                 *([self._map_update(settling)] if known else []),
             ]
         ctes.append(self._insert())
-        if known:
+        updates = known and bool(self._changeable)
+        if updates:
             ctes += [self._image(settling), self._update()]
         if settling:
             ctes.append(
@@ -133,7 +140,7 @@ class LoadSql:
         ]
         # One scan over each result: a scan for each number would cost as much as the insert.
         changes = sql.SQL(
-            "(select count(*), coalesce(sum(hash), 0) from upd)" if known else "(select 0::bigint, 0)"
+            "(select count(*), coalesce(sum(hash), 0) from upd)" if updates else "(select 0::bigint, 0)"
         )
         return sql.SQL(
             "with {ctes} select c.inserts, i.rows, u.rows, c.known, c.preserved, c.waiting, c.wanted,"
@@ -221,7 +228,10 @@ class LoadSql:
 
     def _key_text(self, alias: str) -> sql.Composed:
         return sql.SQL("array[{}]").format(
-            sql.SQL(", ").join(sql.SQL("{}::text").format(name) for name in self._old_key(alias))
+            sql.SQL(", ").join(
+                as_text(sql.Identifier(alias, name), self.plan.schema.field(name).type)
+                for name in self.plan.source_key
+            )
         )
 
     def _expression(self, source: str, column: Column, cast: str) -> sql.Composable:
@@ -238,7 +248,7 @@ class LoadSql:
 
     def _resolved(self, known: bool) -> sql.Composed:
         plan = self.plan
-        select: list[sql.Composable] = [sql.SQL("i.row_no")]
+        select: list[sql.Composable] = [sql.SQL("i.{} as row_no").format(sql.Identifier(ROW))]
         joins: list[sql.Composable] = []
         select += [
             sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
@@ -477,7 +487,7 @@ class LoadSql:
         )
         return sql.SQL(
             "insert into {map} as m ({old}, {new_names}, status, partition) select {keys}, {new}, 'inserted',"
-            " r.partition from (select {inner} from {incoming} i join ferry.waiting_rows w on w.id = i.row_no) r"
+            ' r.partition from (select {inner} from {incoming} i join ferry.waiting_rows w on w.id = i."#row_no") r'
             " on conflict ({old}) do update set status = 'inserted' where m.status = 'tombstone'"
         ).format(
             map=self.map.identifier,
@@ -625,7 +635,7 @@ class LoadSql:
                 ),
             )
         return sql.SQL(
-            "imaged as (insert into ferry.before_images select %(entity)s, {}, {}, to_jsonb(t) from c"
+            "imaged as (insert into ferry.before_images select %(entity)s, {}, {}, to_jsonb(t.*) from c"
             " join {} t on {} where c.outcome = 'known' and c.changed and {} on conflict do nothing)"
         ).format(self._place(settling), self.key_text("t"), plan.target.identifier, on, theirs)
 
@@ -644,8 +654,7 @@ class LoadSql:
         )
         sets = sql.SQL(", ").join(
             sql.SQL("{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
-            for name in self.plan.written
-            if name not in self.plan.target_key
+            for name in self._changeable
         )
         return sql.SQL(
             "upd as (update {} t set {} from c where {} and c.outcome = 'known' and c.changed returning {} as hash)"
@@ -654,11 +663,12 @@ class LoadSql:
     def missing(self, as_null: frozenset[int] = frozenset()) -> sql.Composed:
         """The parents that a row `c`, with its incoming row `i`, waits for: an array of `<entity> <old key>`."""
         each = [
-            sql.SQL("case when c.{} then {} || array_to_string(array[{}], ', ') end").format(
+            sql.SQL("case when c.{} then {} || (array[{}])::text end").format(
                 sql.Identifier(f"m{position}"),
                 sql.Literal(f"{edge.parent} "),
                 sql.SQL(", ").join(
-                    sql.SQL("i.{}::text").format(sql.Identifier(n)) for n in edge.source_columns
+                    as_text(sql.Identifier("i", n), self.plan.schema.field(n).type)
+                    for n in edge.source_columns
                 ),
             )
             for position, edge in enumerate(self.plan.edges)
@@ -669,16 +679,28 @@ class LoadSql:
     def _wait(self) -> sql.Composed:
         return sql.SQL(
             "waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row, run_id)"
-            " select %(entity)s, %(partition)s, %(chunk)s, i.row_no, {}, {}, to_jsonb(i) - 'row_no', %(run_id)s"
-            " from c join {} i using (row_no) where c.outcome = 'waiting')"
+            " select %(entity)s, %(partition)s, %(chunk)s, c.row_no, {}, {}, to_jsonb(i.*) - '#row_no', %(run_id)s"
+            " from c join {} i on i.\"#row_no\" = c.row_no where c.outcome = 'waiting')"
         ).format(self._key_text("i"), self.missing(), self.incoming)
 
     def _wait_on(self, as_null: frozenset[int]) -> sql.Composed:
         """A row that goes on waiting may have found one of its parents meanwhile."""
         return sql.SQL(
-            "waits as (update ferry.waiting_rows w set missing = {missing} from c join {incoming} i using (row_no)"
+            "waits as (update ferry.waiting_rows w set missing = {missing}"
+            ' from c join {incoming} i on i."#row_no" = c.row_no'
             " where w.id = c.row_no and c.outcome = 'waiting' and w.missing <> {missing})"
         ).format(missing=self.missing(as_null), incoming=self.incoming)
+
+    def still_missing(self, as_null: frozenset[int]) -> sql.Composed:
+        """Say anew, of the waiting rows in the temporary table, which parents have no key yet."""
+        return sql.SQL(
+            "with c as ({resolved}) update ferry.waiting_rows w set missing = {missing}"
+            ' from c join {incoming} i on i."#row_no" = c.row_no where w.id = c.row_no and w.missing <> {missing}'
+        ).format(
+            resolved=self._resolved(False),
+            missing=self.missing(as_null),
+            incoming=self.incoming,
+        )
 
     def _defer(self, position: int, edge: EdgePlan, known: bool) -> list[sql.Composable]:
         if edge not in self.plan.later:
@@ -689,7 +711,7 @@ class LoadSql:
         out: list[sql.Composable] = [
             sql.SQL(
                 "defer{n} as (insert into {table} ({new}, {parents}) select {mine}, {theirs} from c join {incoming} i"
-                " using (row_no) where c.{missing} and c.outcome in ('insert', 'known')"
+                " on i.\"#row_no\" = c.row_no where c.{missing} and c.outcome in ('insert', 'known')"
                 " on conflict ({new}) do update set ({parents}) = row({excluded}))"
             ).format(
                 n=sql.SQL(str(position)),  # type: ignore[arg-type]

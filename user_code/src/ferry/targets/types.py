@@ -47,6 +47,13 @@ REFUSED: dict[str, str] = {
 """Types that are not carried, each with the reason."""
 
 
+def comparable(type_: pa.DataType) -> str:
+    """The kind of values that a column of this Arrow type can be equal to, once it has arrived."""
+    if pa.types.is_integer(type_) or pa.types.is_decimal(type_) or pa.types.is_floating(type_):
+        return "number"
+    return wire_type(type_)
+
+
 def carry(source: Column, target: Column) -> str | None:
     """The cast that carries values of `source` into `target` exactly, '' for none needed, None if there is none.
 
