@@ -4,21 +4,17 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from asking import Dagster, free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "out" / "stack"
 """Logs of a failed session and screenshots of the browser."""
 
-FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
-Answer = TypeVar("Answer")
+__all__ = ["OUT", "ROOT", "Stack", "command", "wait_for"]
 
 
 def command(*words: str, check: bool = True, timeout: float = 900, stdin: str | None = None) -> str:
@@ -31,26 +27,7 @@ def command(*words: str, check: bool = True, timeout: float = 900, stdin: str | 
     return done.stdout
 
 
-def wait_for(what: str, probe: Callable[[], Answer | None], seconds: float, pause: float = 0.5) -> Answer:
-    """The first true answer of `probe`, which is asked again until then; past `seconds` the test fails."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = probe()
-        if answer:
-            return answer
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}; last answer: {answer!r}")
-        time.sleep(pause)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Stack:
+class Stack(Dagster):
     """One project of Docker Compose: the demo profile, and a second code location with faults."""
 
     def __init__(self, project: str, tag: str, folder: str) -> None:
@@ -152,101 +129,6 @@ class Stack:
         )
         return said.splitlines()
 
-    # What Dagster knows.
-
-    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The data of an answer; errors of the query fail the test."""
-        request = urllib.request.Request(  # noqa: S310 - the stack's own address
-            f"{self.url}/graphql",
-            data=json.dumps({"query": query, "variables": variables}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-                said = json.load(answer)
-        except urllib.error.HTTPError as refusal:
-            raise AssertionError(refusal.read().decode()) from None
-        assert "errors" not in said, said["errors"]
-        return said["data"]
-
-    def launch(
-        self,
-        *assets: str | Sequence[str],
-        location: str = "faults",
-        tags: Mapping[str, str] | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Launch one run that materializes the assets; returns its id."""
-        paths = [{"path": [name] if isinstance(name, str) else list(name)} for name in assets]
-        said = self.graphql(
-            """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-                 __typename ... on LaunchRunSuccess { run { runId } }
-                 ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }""",
-            params={
-                "selector": {
-                    "repositoryLocationName": location,
-                    "repositoryName": "__repository__",
-                    "jobName": "__ASSET_JOB",
-                    "assetSelection": paths,
-                },
-                "runConfigData": dict(config or {}),
-                "executionMetadata": {
-                    "tags": [{"key": key, "value": text} for key, text in (tags or {}).items()]
-                },
-            },
-        )["launchRun"]
-        assert said["__typename"] == "LaunchRunSuccess", said
-        return said["run"]["runId"]
-
-    def launch_job(self, job: str, location: str) -> str:
-        """Launch one run of a job without assets; returns its id."""
-        said = self.graphql(
-            """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
-            params={
-                "selector": {
-                    "repositoryLocationName": location,
-                    "repositoryName": "__repository__",
-                    "jobName": job,
-                },
-            },
-        )["launchRun"]
-        assert said["__typename"] == "LaunchRunSuccess", said
-        return said["run"]["runId"]
-
-    def backfill(self, *assets: str) -> str:
-        """Launch a backfill of the assets over all their partitions; returns its id."""
-        said = self.graphql(
-            """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
-                 __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
-            params={"assetSelection": [{"path": [name]} for name in assets], "allPartitions": True},
-        )["launchPartitionBackfill"]
-        assert said["__typename"] == "LaunchBackfillSuccess", said
-        return said["backfillId"]
-
-    def runs_with_tag(self, key: str, value: str) -> list[str]:
-        """Ids of the runs that carry a tag, the newest first."""
-        said = self.graphql(
-            """query($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs { results { runId } } } }""",
-            filter={"tags": [{"key": key, "value": value}]},
-        )
-        return [each["runId"] for each in said["runsOrError"]["results"]]
-
-    def start_sensor(self, name: str) -> None:
-        """Switch a sensor of the shop on."""
-        said = self.graphql(
-            "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }",
-            s={"repositoryLocationName": "ferry", "repositoryName": "__repository__", "sensorName": name},
-        )
-        assert said["startSensor"]["__typename"] == "Sensor", said
-
-    def stop_sensor(self, name: str) -> None:
-        """Switch a sensor of the shop off."""
-        self.graphql(
-            "mutation($id: String!) { stopSensor(id: $id) { __typename } }",
-            id=self._instigator("sensor", name),
-        )
-
     def start_schedule(self, name: str, since: float) -> None:
         """Switch a schedule of the shop on, and let Dagster's storage say that it was since `since` (seconds)."""
         said = self.graphql(
@@ -261,73 +143,3 @@ class Stack:
             f" WHERE instigator_body LIKE '%\"{name}\"%' RETURNING 1",
         )
         assert changed[:1] == ["1"], changed
-
-    def stop_schedule(self, name: str) -> None:
-        """Switch a schedule of the shop off."""
-        self.graphql(
-            "mutation($id: String!) { stopRunningSchedule(id: $id) { __typename } }",
-            id=self._instigator("schedule", name),
-        )
-
-    def _instigator(self, kind: str, name: str) -> str:
-        said = self.graphql(
-            f"query($s: {kind.capitalize()}Selector!) {{ {kind}OrError({kind}Selector: $s) {{"
-            f" ... on {kind.capitalize()} {{ id }} }} }}",
-            s={"repositoryLocationName": "ferry", "repositoryName": "__repository__", f"{kind}Name": name},
-        )
-        return said[f"{kind}OrError"]["id"]
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        """Status, tags and times of a run."""
-        said = self.graphql(
-            """query($id: ID!) { runOrError(runId: $id) { ... on Run {
-                 runId status startTime endTime updateTime parentRunId tags { key value } } } }""",
-            id=run_id,
-        )["runOrError"]
-        said["tags"] = {tag["key"]: tag["value"] for tag in said["tags"]}
-        return said
-
-    def finished(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
-        """The run, when it has ended one way or another."""
-
-        def ended() -> dict[str, Any] | None:
-            found = self.run(run_id)
-            return found if found["status"] in FINISHED else None
-
-        return wait_for(f"run {run_id} ends", ended, seconds)
-
-    def succeeded(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
-        """The run, when it has succeeded; any other end fails the test with the run's messages."""
-        found = self.finished(run_id, seconds)
-        assert found["status"] == "SUCCESS", "\n".join(self.messages(run_id)[-15:])
-        return found
-
-    def reaches(self, run_id: str, status: str, seconds: float = 60) -> None:
-        """Wait until the run has this status."""
-        wait_for(f"run {run_id} is {status}", lambda: self.run(run_id)["status"] == status, seconds)
-
-    def messages(self, run_id: str) -> list[str]:
-        """What the run's event log says, one entry an event, errors included."""
-        said = self.graphql(
-            """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
-                 ... on MessageEvent { message }
-                 ... on EngineEvent { error { message causes: errorChain { error { message } } } }
-                 ... on RunFailureEvent { error { message causes: errorChain { error { message } } } }
-                 ... on ExecutionStepFailureEvent { error { message causes: errorChain { error { message } } } }
-               } } } }""",
-            id=run_id,
-        )["logsForRun"]["events"]
-        found = []
-        for event in said:
-            error = event.get("error") or {}
-            causes = [each["error"]["message"] for each in error.get("causes", [])]
-            found.append("\n".join(filter(None, [event.get("message"), error.get("message"), *causes])))
-        return found
-
-    def retry_of(self, run_id: str, seconds: float = 60) -> str:
-        """The id of the run that Dagster started as an automatic retry of this one."""
-        return wait_for(
-            f"run {run_id} is retried",
-            lambda: self.run(run_id)["tags"].get("dagster/auto_retry_run_id"),
-            seconds,
-        )

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
+from ferry.components.recovery import still_to_do
 from ferry.components.resources import FerryResource
 from ferry.contract import compile_contract
 from ferry.declaration import Entity as DeclaredEntity
@@ -153,18 +154,23 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         stages = tuple(
             stage for stage in (RAW, VALIDATED, LOADED) if keys[stage] in context.selected_asset_keys
         )
-        wanted = (
-            tuple(context.partition_keys)
-            if context.has_partition_key_range or context.has_partition_key
-            else ()
+        # The partition of a run is its partitioned assets'; others may be in the same run.
+        wanted = tuple(context.partition_keys) if partitions and _is_cut(context) else ()
+        todo = still_to_do(
+            context.instance, context.run, context.op_execution_context.op.name, keys[stages[-1]], wanted
         )
+        if len(todo) < len(wanted):
+            context.log.info(
+                f"{len(wanted) - len(todo)} of {len(wanted)} partitions were made before the failure"
+            )
         recorder = Recorder(context, entity, keys, versions, upstream, stages)
         failed: list[PartitionFailed] = []
         try:
             settings = ferry.settings()
             plans = plan_migration(migration, settings, only=(entity.name,))
             recorder.plan = plans[entity.name]
-            partition_keys = wanted or (WHOLE,)
+            # A run that goes on from one whose partitions were all made has nothing to read.
+            partition_keys = todo if wanted else (WHOLE,)
             for event in carry(
                 plans, entity.name, partition_keys, settings, run_id=context.run.run_id, stages=stages
             ):
@@ -172,7 +178,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
                 if isinstance(event, PartitionFailed):
                     failed.append(event)
         except FerryError as error:
-            raise failure(context, [PartitionFailed(key, error, RAW) for key in wanted or (WHOLE,)]) from None
+            raise failure(context, [PartitionFailed(key, error, RAW) for key in todo or (WHOLE,)]) from None
         finally:
             recorder.flush()
         if failed:
@@ -182,6 +188,10 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             yield recorder.output(stage)
 
     return run
+
+
+def _is_cut(context: dg.AssetExecutionContext) -> bool:
+    return context.has_partition_key_range or context.has_partition_key
 
 
 def failure(context: dg.AssetExecutionContext, failed: list[PartitionFailed]) -> dg.Failure:

@@ -33,9 +33,8 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):
         with closing(open_source(migration, entity.name, ferry.settings())) as source:
             found = source.fingerprints(entity.name)
-        keys = (
-            context.partition_keys if context.has_partition_key or context.has_partition_key_range else [None]
-        )
+        cut = partitions and (context.has_partition_key or context.has_partition_key_range)
+        keys = context.partition_keys if cut else [None]
         for partition in keys:
             rows, total = found[partition or next(iter(found))]
             context.log_event(

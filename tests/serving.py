@@ -1,0 +1,62 @@
+"""A webserver of Dagster for one test: an instance of its own, a code location over the test's own migration."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asking import Dagster, free_port, wait_for
+from migrating import Migrating
+
+TESTS = Path(__file__).parent
+# Runs start at once, without a daemon that would take them from a queue.
+INSTANCE = """telemetry: {enabled: false}
+nux: {enabled: false}
+run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
+"""
+
+
+class Served(Dagster):
+    """The webserver at `url`, whose instance lies in `home`; `location` is the name of its code location."""
+
+    location = "shop"
+
+    def __init__(self, url: str, home: Path) -> None:
+        """Args: its address and the folder of its instance."""
+        self.url, self.home = url, home
+
+    def is_up(self) -> bool:
+        """Whether it answers and has loaded its code location."""
+        try:
+            said = self.graphql(
+                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"
+            )
+        except OSError:
+            return False
+        return [each["loadStatus"] for each in said["workspaceOrError"]["locationEntries"]] == ["LOADED"]
+
+
+@contextmanager
+def serving(migrating: Migrating, home: Path, **environment: str) -> Iterator[Served]:
+    """Serve a migration until the block ends; runs are processes of the code server."""
+    home.mkdir(parents=True)
+    (home / "dagster.yaml").write_text(INSTANCE)
+    module = f"{{module_name: location, location_name: {Served.location}, working_directory: {TESTS}}}"
+    (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
+    port = free_port()
+    variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home), **environment}
+    words = ["-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    with (home / "webserver.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("dagster-webserver")), *words],
+            env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home,
+        )  # fmt: skip
+        try:
+            served = Served(f"http://127.0.0.1:{port}", home)
+            wait_for("the webserver has loaded the shop", served.is_up, 120)
+            yield served
+        finally:
+            process.terminate()
+            process.wait(30)
