@@ -3,9 +3,10 @@
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ferry.declaration import nearest
 from ferry.errors import DeclarationError
@@ -48,6 +49,35 @@ class Settings(BaseSettings):
         default=0.5, ge=0, description="the first pause before a retry; it doubles, with jitter"
     )
 
+    alert_slack_url: SecretStr | None = Field(
+        default=None, description="incoming webhook of Slack, or of what speaks like it"
+    )
+    alert_webhook_url: SecretStr | None = Field(
+        default=None,
+        description="address that gets each alert as JSON: what, reason, entity, partitions, link",
+    )
+    alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="who gets alerts by e-mail, separated by commas"
+    )
+    alert_email_from: str = Field(default="ferry@localhost", description="the sender of these e-mails")
+    alert_smtp_url: SecretStr | None = Field(
+        default=None,
+        description="mail server: smtp://user:password@host:587 (STARTTLS if offered) or smtps://…",
+    )
+    alert_link: str = Field(
+        default="http://127.0.0.1:3000", description="address of the UI, for the links in alerts"
+    )
+    alert_waiting_hours: float = Field(
+        default=24, gt=0, description="how long rows may wait for their parents before somebody is told"
+    )
+
+    @field_validator("alert_email_to", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return (
+            tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+        )
+
     def url(self, connection: str, where: str = "settings") -> str:
         """The URL of a connection, or a `DeclarationError` that names the variable to set.
 
@@ -81,8 +111,9 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
-        # A connection's value holds a password; any other may be shown.
-        given = "" if first["loc"][0] == "connections" else f", found {os.environ.get(name, '')!r}"
+        # What is declared as a secret, such as a connection's URL, is not shown.
+        secret = "SecretStr" in str(Settings.model_fields[str(first["loc"][0])].annotation)
+        given = "" if secret else f", found {os.environ.get(name, '')!r}"
         raise DeclarationError(
             f"{name} cannot be used: {first['msg']}{given}",
             where="environment",

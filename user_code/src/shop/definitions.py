@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, migration_jobs
+from ferry.components import FerryResource, alert_sensors, migration_jobs
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
 from shop.reports import customer_history, sales_by_month
@@ -20,6 +20,7 @@ def defs() -> dg.Definitions:
         dg.load_from_defs_folder(path_within_project=DEFS),
         migration_jobs(DEFS),
         automation(DEFS),
+        alert_sensors(DEFS),
         dg.Definitions(
             assets=[customer_history, sales_by_month],
             resources={
