@@ -1,5 +1,6 @@
 """A migration of a test's own shop: the engine's stages for tests that need them one by one, and the command."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -45,6 +47,7 @@ class Migrating:
     folder: Path
     stage: Path
     chunk_rows: int = 65_536
+    connections: dict[str, Any] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -56,6 +59,10 @@ class Migrating:
             "FERRY_CHUNK_ROWS": str(self.chunk_rows),
             "FERRY_DEFS": str(self.folder),
             "FERRY_RETRIES": "0",
+            **{
+                f"FERRY_CONNECTIONS__{name.upper()}": given if isinstance(given, str) else json.dumps(given)
+                for name, given in self.connections.items()
+            },
         }
 
     @cached_property
@@ -63,7 +70,7 @@ class Migrating:
         """The same as settings; nothing is tried twice, so that a test sees the first error."""
         return Settings.model_validate(
             {
-                "connections": {"legacy": self.source_url, "crm": self.target_url},
+                "connections": {"legacy": self.source_url, "crm": self.target_url, **self.connections},
                 "stage_uri": str(self.stage),
                 "chunk_rows": self.chunk_rows,
                 "retries": 0,

@@ -51,7 +51,7 @@ class Small:
             key: the old key.
             new_key: the target's key column.
             made: where its values come from.
-            source: more of `source`.
+            source: more of `source`, or all of it if it names a connection.
             target: the target's table.
             target_key: all of `target.key`, instead of `new_key` and `made`.
             attributes: anything else of the declaration.
@@ -61,7 +61,9 @@ class Small:
         document = {
             "type": "ferry.components.Entity",
             "attributes": {
-                "source": {"connection": "legacy", "table": name, "key": key, **(source or {})},
+                "source": source
+                if source and "connection" in source
+                else {"connection": "legacy", "table": name, "key": key, **(source or {})},
                 "contract": "Row",
                 "target": {
                     "connection": "crm",

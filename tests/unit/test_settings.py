@@ -57,11 +57,24 @@ def test_no_password_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://a:hush-hush@b/c")
     assert "hush-hush" not in repr(read_settings())
     assert "hush-hush" not in str(read_settings().model_dump())
-    monkeypatch.setenv("FERRY_CONNECTIONS", '{"CRM": {"url": "hush-hush"}}')
+    monkeypatch.setenv("FERRY_CONNECTIONS", '["hush-hush"]')
     with pytest.raises(DeclarationError) as error:
         read_settings()
     assert "FERRY_CONNECTIONS" in str(error.value)
     assert "hush-hush" not in str(error.value)
+
+
+def test_a_connection_of_several_parts_has_a_variable_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts nest with two underscores or come as JSON; a URL alone is the part `url`; none shows."""
+    monkeypatch.setenv("FERRY_CONNECTIONS__SHOP__URL", "https://shop.example.com")
+    monkeypatch.setenv("FERRY_CONNECTIONS__SHOP__TOKEN", "hush-hush")
+    monkeypatch.setenv("FERRY_CONNECTIONS__API", '{"url": "https://api", "auth": {"kind": "bearer"}}')
+    monkeypatch.setenv("FERRY_CONNECTIONS__FILES", "/data/exports")
+    settings = read_settings()
+    assert settings.parts("shop") == {"url": "https://shop.example.com", "token": "hush-hush"}
+    assert settings.parts("api") == {"url": "https://api", "auth": {"kind": "bearer"}}
+    assert settings.parts("files") == {"url": "/data/exports"}
+    assert "hush-hush" not in repr(settings)
 
 
 def test_a_relative_stage_is_the_same_folder_for_every_process(

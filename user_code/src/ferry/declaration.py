@@ -22,26 +22,19 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 
 from ferry.contract import Contract
 from ferry.errors import DeclarationError
+from ferry.sources.declaration import FromFiles, FromNetSuite, FromRest, FromShopify
+from ferry.sources.declared import ONE_OR_SEVERAL, Columns, as_tuple
 
 COMPONENT_TYPE = "ferry.components.Entity"
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-_ONE_OR_SEVERAL = WithJsonSchema(
-    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-)
-Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1), _ONE_OR_SEVERAL]
 
 
 class _Strict(BaseModel):
@@ -56,6 +49,42 @@ class SourceTable(_Strict):
     key: Columns
     updated_at: str | None = None
     where: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The word that tells this kind of source from the others."""
+        return "table"
+
+    @property
+    def label(self) -> str:
+        """What is read, for people."""
+        return self.table
+
+
+# A source is what its own word says: `table`, `shopify`, `netsuite`, `rest` or `files`. Without any, a table is meant.
+_SOURCES: dict[str, type[BaseModel]] = {
+    "[table]": SourceTable,
+    "[shopify]": FromShopify,
+    "[netsuite]": FromNetSuite,
+    "[rest]": FromRest,
+    "[files]": FromFiles,
+}
+
+
+def _kind_of_source(value: Any) -> str:
+    if isinstance(value, dict):
+        return next((tag for tag in _SOURCES if tag.strip("[]") in value), "[table]")
+    return f"[{value.kind}]" if hasattr(value, "kind") else "[table]"
+
+
+AnySource = Annotated[
+    Annotated[SourceTable, Tag("[table]")]
+    | Annotated[FromShopify, Tag("[shopify]")]
+    | Annotated[FromNetSuite, Tag("[netsuite]")]
+    | Annotated[FromRest, Tag("[rest]")]
+    | Annotated[FromFiles, Tag("[files]")],
+    Discriminator(_kind_of_source),
+]
 
 
 class Partition(_Strict):
@@ -130,7 +159,7 @@ class Reference(_Strict):
 
     column: Columns
     to: str
-    into: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), _ONE_OR_SEVERAL] = ()
+    into: Annotated[tuple[str, ...], BeforeValidator(as_tuple), ONE_OR_SEVERAL] = ()
     on_missing: Literal["reject", "set_null", "stub", "fail"] = "reject"
     stub: dict[str, Any] = Field(default_factory=dict)
 
@@ -162,7 +191,7 @@ class EntityDeclaration(_Strict):
 
     name: str = Field(default="", pattern=r"^[a-z][a-z0-9_]{0,40}$|^$")
     description: str = ""
-    source: SourceTable
+    source: AnySource
     partition: Partition | None = None
     contract: str
     target: Target
@@ -181,6 +210,12 @@ class EntityDeclaration(_Strict):
     owners: tuple[str, ...] = ()
     group: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def from_table(self) -> SourceTable:
+        """`source` of an entity that reads a table of a database."""
+        assert isinstance(self.source, SourceTable)
+        return self.source
 
     def target_column(self, source_column: str) -> str:
         """The target's name for a source column."""
@@ -372,6 +407,8 @@ def _place(steps: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
     for step in steps:
         if isinstance(step, int):
             text += f"[{step}]"
+        elif step in _SOURCES:
+            model = _SOURCES[step]
         elif step not in _BRANCHES and "[" not in step:
             fields = {f.alias or name: f for name, f in model.model_fields.items()} if model else {}
             text, around = f"{text}.{step}" if text else step, model

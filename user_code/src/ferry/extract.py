@@ -2,7 +2,10 @@
 
 To add a kind of source, write one module in `sources/` with a subclass of `Source` and an `Extraction`, and give it
 one line in `DATABASES`, under the scheme of its connections' URLs. A module there is imported when the first
-connection of its kind is opened, so its driver costs nobody else anything. What it has to do:
+connection of its kind is opened, so its driver costs nobody else anything.
+
+What is no database subclasses `sources.paged.PagedSource`, has a model of its own in `sources/declaration.py`, and its
+line is in `OTHERS`. What a database has to do:
 
 - `describe` says of each column, in PostgreSQL's words, what it may hold (`catalogue.Column`): the plan, the contract
   and the target's casts know no others. `Column.arrow` says how it travels when that is not `arrow_field`'s choice.
@@ -30,6 +33,14 @@ DATABASES = {
     "postgres": "ferry.sources.postgres:PostgresSource",
 }
 """Which class reads a database, by the scheme of the connection's URL."""
+
+OTHERS = {
+    "shopify": "ferry.sources.apis:Shopify",
+    "netsuite": "ferry.sources.apis:NetSuite",
+    "rest": "ferry.sources.apis:RestApi",
+    "files": "ferry.sources.stores:Files",
+}
+"""Which class reads what is no database, by the word in the declaration's `source`."""
 
 Arrived = Callable[[int], None]
 """Hears how many rows have come, from a source that brings them page by page; it may raise to stop the reading."""
@@ -85,8 +96,8 @@ class Source(Protocol):
         """Open one partition of an entity. A source that pages brings it here first, from where it stopped."""
         ...
 
-    def fingerprints(self, name: str) -> dict[str, tuple[int, str]]:
-        """Partition → (rows, order-independent hash), as the source computes them; empty if it cannot."""
+    def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
+        """Partition → (rows, hash) as the source computes them, rows None if it does not count; empty if it cannot."""
         return {}
 
     def high_water_mark(self, name: str) -> str | None:
@@ -137,6 +148,9 @@ def describe_sources(migration: Migration, names: Iterable[str], settings: Setti
 def _class_of(migration: Migration, name: str, settings: Settings) -> type[Source]:
     entity = migration[name]
     connection = entity.declaration.source.connection
+    if entity.declaration.source.kind in OTHERS:
+        settings.url(connection, f"{entity.path}: source.connection")
+        return cast("type[Source]", pkgutil.resolve_name(OTHERS[entity.declaration.source.kind]))
     url = settings.url(connection, f"{entity.path}: source.connection")
     scheme = url.partition("://")[0].lower() if "://" in url else "postgresql"
     if scheme not in DATABASES:

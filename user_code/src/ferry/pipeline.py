@@ -125,16 +125,23 @@ def carry(
     for partition in partitions:
         plan.scheme.window(partition, name)
     todo, wanted = partitions, set(stages)
+    staged: set[str] = set()
     for attempt in range(settings.retries + 1):
         failed: list[PartitionFailed] = []
-        # What a first try staged is not read from the source again.
-        for event in _carry_once(plans, plan, todo, settings, run_id, wanted, again=attempt > 0):
+        for event in _carry_once(plans, plan, todo, settings, run_id, wanted, frozenset(staged)):
             if isinstance(event, PartitionFailed):
                 failed.append(event)
             else:
+                if isinstance(event, Staged):
+                    staged.add(event.partition)
                 yield event
         retryable = [event for event in failed if event.error.retryable and attempt < settings.retries]
-        yield from (event for event in failed if event not in retryable)
+        for event in failed:
+            if event not in retryable:
+                if event.stage == LOADED and not event.error.retryable:
+                    # Somebody has to mend something, in the source perhaps: the next run reads it anew.
+                    Stage(settings.stage_root, name, event.partition).forget_arrived()
+                yield event
         if not retryable:
             return
         todo = tuple(event.partition for event in retryable)
@@ -153,14 +160,13 @@ def _carry_once(
     settings: Settings,
     run_id: str,
     wanted: set[str],
-    *,
-    again: bool,
+    staged: frozenset[str],
 ) -> Iterator[Event]:
     channel = _Channel(settings.read_ahead)
     stopped = threading.Event()
     reader = threading.Thread(
         target=_read_all,
-        args=(plans, plan, partitions, settings, wanted, again, channel, stopped),
+        args=(plans, plan, partitions, settings, wanted, staged, channel, stopped),
         name=f"read {plan.name}",
         daemon=True,
     )
@@ -219,7 +225,7 @@ def _read_all(
     partitions: tuple[str, ...],
     settings: Settings,
     wanted: set[str],
-    again: bool,
+    staged: frozenset[str],
     channel: "_Channel",
     stopped: threading.Event,
 ) -> None:
@@ -238,7 +244,8 @@ def _read_all(
             work = _Work(partition, Stage(settings.stage_root, plan.name, partition))
             try:
                 send(_Begin(partition))
-                if RAW in wanted and not (again and _staged(work)):
+                # What an earlier try of this run staged is not read from the source again.
+                if RAW in wanted and partition not in staged:
                     source = source or open_source(plans.migration, plan.name, settings)
                     _extract(plan, work, settings, source, judge, wanted, send)
                 else:
@@ -289,10 +296,6 @@ class _StopError(Exception):
     """The caller has gone; there is nobody left to read for."""
 
 
-def _staged(work: _Work) -> bool:
-    return work.stage.manifest() is not None
-
-
 def _storage(error: BaseException, name: str, partition: str) -> FerryError:
     return TransientError(
         "the staging area cannot be written or read",
@@ -329,6 +332,8 @@ def _extract(
         ):
             _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send)
         manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
+    if LOADED not in wanted:
+        work.stage.forget_arrived()
     seconds = time.monotonic() - work.began
     send(Staged(work.partition, manifest, seconds, work.sample))
     if VALIDATED in wanted:
@@ -447,6 +452,7 @@ def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterat
                 case _End(partition, manifest):
                     loader.finish(manifest, partition)
                     outcomes.check(f"{plan.name}, {partition}")
+                    Stage(settings.stage_root, plan.name, partition).forget_arrived()
                     done[partition] = manifest
                     rejections = ledger.rejections(loader.connection, plan.name, (partition,))
                     seconds = time.monotonic() - began

@@ -17,6 +17,7 @@ from ferry.errors import DeclarationError
 from ferry.extract import describe_sources
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
+from ferry.sources.shape import UNFIT
 from ferry.targets.types import REFUSED, carry, comparable
 
 WAIT = "wait"
@@ -558,7 +559,8 @@ def _carried(entity: Entity, source: Table, target: Table, edges: tuple[EdgePlan
     made = declaration.target.key.source not in ("natural", "expression")
     carried: list[ColumnPlan] = []
     for name, column in source.columns.items():
-        if name in declaration.drop:
+        # What did not fit its field's type is for the verdict, not for the target.
+        if name in declaration.drop or name == UNFIT:
             continue
         # The old key may be kept beside the new one: `columns` names its place, `into` that of the new key.
         if name in referring and declaration.columns.get(name) in (None, *taken):

@@ -1,11 +1,13 @@
 """Settings: one class, read from the environment, each error naming the variable and the fix."""
 
+import json
 import os
+import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ferry.declaration import nearest
@@ -14,23 +16,37 @@ from ferry.errors import DeclarationError
 PREFIX = "FERRY_"
 
 
+def _as_text(value: Any) -> Any:
+    """A connection of several parts (`…__API__URL`, `…__API__AUTH__TOKEN`, or JSON) as JSON, in one secret."""
+    return value if isinstance(value, str | SecretStr) else json.dumps(value)
+
+
+Connection = Annotated[SecretStr, BeforeValidator(_as_text)]
+
+
 class Settings(BaseSettings):
     """Everything that differs between one place where Ferry runs and another.
 
     Each field is the environment variable of the same name in capitals, with the prefix ``FERRY_``. A connection
-    is one variable more: ``FERRY_CONNECTIONS__LEGACY=postgresql://user:password@host/database``.
+    is one variable more: ``FERRY_CONNECTIONS__LEGACY=postgresql://user:password@host/database``. One that needs more
+    than a URL has a variable for each part, ``FERRY_CONNECTIONS__SHOP__URL`` and ``FERRY_CONNECTIONS__SHOP__TOKEN``.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", hide_input_in_errors=True
     )
 
-    connections: dict[str, SecretStr] = Field(
+    connections: dict[str, Connection] = Field(
         default_factory=dict, description="URL of each connection that a declaration names"
     )
     stage_uri: str = Field(
         default="out/stage",
         description="where staged Parquet lies: a path, or a URI such as s3://bucket/prefix",
+    )
+    state_dir: str = Field(
+        default="",
+        description="folder for what the runs of a machine share: rate limits, tokens, the keys of a reading that"
+        " goes on; `.state` in the stage if empty",
     )
     chunk_rows: int = Field(
         default=65_536, ge=1, le=10_000_000, description="rows of one staged part, loaded in one transaction"
@@ -97,6 +113,29 @@ class Settings(BaseSettings):
                 f" Set {variable}=postgresql://user:password@host:5432/database",
             )
         return secret.get_secret_value()
+
+    def parts(self, connection: str, where: str = "settings") -> dict[str, Any]:
+        """The parts of a connection; one that is a URL alone has the part `url`.
+
+        Args:
+            connection: as a declaration names it.
+            where: the place that names it, for the error.
+        """
+        text = self.url(connection, where)
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        return found if isinstance(found, dict) else {"url": text}
+
+    @property
+    def state_root(self) -> Path:
+        """`state_dir`, or its default: with the stage where that is a folder, else one of this machine."""
+        if self.state_dir:
+            return Path(self.state_dir).absolute()
+        if "://" in self.stage_root:
+            return Path(tempfile.gettempdir()) / "ferry-state"
+        return Path(self.stage_root) / ".state"
 
     @property
     def stage_root(self) -> str:

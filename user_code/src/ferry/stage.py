@@ -4,6 +4,7 @@
         manifest.json                   the current stage of this partition
         <stage_id>/part-00000.parquet   written under a temporary name, renamed when whole
         <stage_id>/verdict-<contract>/part-00000.parquet
+        arrived/                        pages of a source that brings them one by one, until they are loaded
 
 The manifest is written last and replaced in one step: whoever reads sees a whole stage or the one before it.
 """
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from ferry.sources.facts import Facts, canonical_number, exact_sum, summable
 
 MANIFEST = "manifest.json"
 DUPLICATES = "duplicates.parquet"
+ARRIVED = "arrived"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Manifest:
     sums: dict[str, str | None]
     parts: tuple[Part, ...] = field(default=())
     duplicate_keys: int = 0
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 class Stage:
@@ -120,9 +124,9 @@ class Stage:
         for part in self._parts:
             digest.update(part.content_hash.encode())
         if duplicates is not None and duplicates.num_rows:
-            body = _parquet(duplicates)
+            body = parquet(duplicates)
             digest.update(hashlib.blake2b(body).digest())
-            self._put(self._path(DUPLICATES), body)
+            put(self._path(DUPLICATES), body)
         manifest = Manifest(
             entity=self.entity,
             partition=self.partition,
@@ -138,9 +142,10 @@ class Stage:
             sums=sums,
             parts=tuple(self._parts),
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
+            said=facts.said,
         )
         before = self.manifest()
-        self._put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
         if before is not None:
             self._forget(before.stage_id)
         return manifest
@@ -174,7 +179,7 @@ class Stage:
 
     def write_beside(self, stage_id: str, name: str, body: bytes) -> None:
         """Write a file beside the parts of a stage (a verdict)."""
-        self._put(self.folder / stage_id / name, body)
+        put(self.folder / stage_id / name, body)
 
     def read_beside(self, stage_id: str, name: str) -> bytes | None:
         """Read what `write_beside` wrote, or None."""
@@ -194,8 +199,8 @@ class Stage:
                 self._totals[name] = total if before is None else before + total
         number = len(self._parts)
         file = f"part-{number:05d}.parquet"
-        body = _parquet(table)
-        self._put(self._path(file), body)
+        body = parquet(table)
+        put(self._path(file), body)
         return Part(
             number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest()
         )
@@ -203,27 +208,42 @@ class Stage:
     def _path(self, file: str) -> UPath:
         return self.folder / self._stage_id / file
 
-    def _put(self, path: UPath, body: bytes) -> None:
-        """Write a file so that its name never shows half of it. An object store's PUT is whole by itself."""
-        if path.protocol in ("", "file"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            temporary.write_bytes(body)
-            temporary.rename(path)
-        else:
-            path.write_bytes(body)
+    @property
+    def arrived(self) -> UPath:
+        """The folder of the pages that have arrived and are not loaded yet."""
+        return self.folder / ARRIVED
+
+    def forget_arrived(self) -> None:
+        """Remove the pages that have arrived: the next reading begins at the beginning."""
+        remove(self.arrived)
 
     def _forget(self, stage_id: str) -> None:
         """Remove the files of a stage that is no longer current; one that somebody else is writing stays."""
-        folder = self.folder / stage_id
-        if not folder.exists():
-            return
-        for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
-            path.rmdir() if path.is_dir() else path.unlink()
-        folder.rmdir()
+        remove(self.folder / stage_id)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def put(path: UPath, body: bytes) -> None:
+    """Write a file so that its name never shows half of it. An object store's PUT is whole by itself."""
+    if path.protocol in ("", "file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.write_bytes(body)
+        temporary.rename(path)
+    else:
+        path.write_bytes(body)
+
+
+def remove(folder: UPath) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if not folder.exists():
+        return
+    for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file, cheap to write and to read again."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
     return sink.getvalue().to_pybytes()

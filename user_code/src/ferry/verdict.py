@@ -6,7 +6,9 @@ contract. (What the target's columns refuse, and references, are judged while lo
 """
 
 import io
+import json
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from ferry.contract import CompiledContract, compile_contract
 from ferry.contract.verdict import MASK
 from ferry.plan import EntityPlan, not_null_targets
+from ferry.sources.shape import UNFIT
 
 ERRORS = pa.schema(
     [
@@ -111,7 +114,12 @@ class Judge:
             table: the part's rows as staged.
             duplicates: the keys that occur more than once, as `Extraction.duplicates` gives them.
         """
-        found = [self._repeated(table, duplicates), self._null_keys(table), *self._contract(table)]
+        found = [
+            self._repeated(table, duplicates),
+            _unfit(table),
+            self._null_keys(table),
+            *self._contract(table),
+        ]
         taken: set[int] = set()
         kept: list[pa.Table] = []
         for errors in (*found, self._refused(table)):
@@ -222,6 +230,18 @@ def _uuid(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 _SHOWN = {"numeric": _numeric, "uuid": _uuid}
 """How a contract sees text that is a value of this PostgreSQL type, if it asks for such values."""
+
+
+def _unfit(table: pa.Table) -> pa.Table | None:
+    """Values that are not of their field's type: the source carried them beside their row."""
+    if UNFIT not in table.column_names or table.column(UNFIT).null_count == table.num_rows:
+        return None
+    parts = []
+    for row, text in enumerate(table.column(UNFIT).to_pylist()):
+        for column, value in json.loads(text or "{}", parse_float=Decimal).items():
+            message = "the value is not of the type that is declared for its field"
+            parts.append(_errors([row], "contract", column, "type", [str(value)], message))
+    return pa.concat_tables(parts)
 
 
 def _errors(

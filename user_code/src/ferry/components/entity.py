@@ -6,6 +6,7 @@ failed, and ends with one failure that names those that did.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -75,10 +76,10 @@ def _migration_at(folder: Path, state: tuple[tuple[str, int], ...]) -> Migration
 
 
 def source_key(entity: DeclaredEntity) -> dg.AssetKey:
-    """`legacy/orders`: the connection's name, then the table's (its schema only if it is not `public`)."""
+    """`legacy/orders`: the connection's name, then the table's (its schema unless it is `public`), or the path's."""
     source = entity.declaration.source
-    parts = source.table.split(".")
-    return dg.AssetKey([source.connection, *(parts[1:] if parts[0] == "public" else parts)])
+    parts = [part for part in re.split(r"\W+", source.label) if part]
+    return dg.AssetKey([source.connection, *(parts[1:] if parts[0] == "public" and parts[1:] else parts)])
 
 
 def asset_keys(entity: DeclaredEntity) -> dict[str, dg.AssetKey]:
@@ -224,7 +225,7 @@ def observed_source(migration: Migration, entity: DeclaredEntity) -> list[dg.Ass
 def _description(entity: DeclaredEntity, stage: str) -> str:
     declaration = entity.declaration
     what = {
-        RAW: f"Rows of {declaration.source.table} as they were read, staged as Parquet.",
+        RAW: f"Rows of {declaration.source.label} as they were read, staged as Parquet.",
         VALIDATED: f"The verdict of the contract `{declaration.contract}` over the staged rows.",
         LOADED: f"Rows in {declaration.target.table}, with the outcome of each."
         + (
@@ -245,6 +246,6 @@ def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
             # For whoever loads the table through `DatabaseIOManager`: the column that tells partitions apart.
             return told | ({"partition_expr": declaration.target_column(cut.by)} if cut and cut.by else {})
         case "raw":
-            return {"source": declaration.source.connection, "table": declaration.source.table}
+            return {"source": declaration.source.connection, "table": declaration.source.label}
         case _:
             return {"contract": declaration.contract, "declared in": os.path.basename(entity.path.parent)}

@@ -148,6 +148,15 @@ class Recorder:
             "seconds": round(event.seconds, 3),
             "rows per second": round(manifest.rows / event.seconds) if event.seconds else 0,
         }
+        for name, said in manifest.said.items():
+            # What an API or a file said of itself, against what arrived.
+            metadata[f"source {name}"] = dg.MetadataValue.text(
+                "; ".join(map(str, said))
+                if isinstance(said, list)
+                else "not told"
+                if said is None
+                else str(said)
+            )
         self._materialize(RAW, event.partition, manifest.content_hash, metadata)
 
     def _judged(self, event: Judged) -> None:

@@ -21,10 +21,13 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
         specs=[
             dg.AssetSpec(
                 key,
-                description=f"The table {declaration.source.table} of the old system.",
+                description=f"{declaration.source.label} of the old system.",
                 group_name=declaration.group,
                 owners=list(declaration.owners),
-                kinds={"postgres", "source"},
+                kinds={
+                    "source",
+                    "postgres" if declaration.source.kind == "table" else declaration.source.kind,
+                },
                 partitions_def=partitions,
             )
         ],
@@ -33,15 +36,19 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):
         with closing(open_source(migration, entity.name, ferry.settings())) as source:
             found = source.fingerprints(entity.name)
+        if not found:
+            context.log.info(f"{declaration.source.label} is known by reading it only; nothing was observed")
         cut = partitions and (context.has_partition_key or context.has_partition_key_range)
         keys = context.partition_keys if cut else [None]
-        for partition in keys:
+        for partition in keys if found else []:
             rows, total = found[partition or next(iter(found))]
             context.log_event(
                 dg.AssetObservation(
                     key,
                     partition=partition,
-                    metadata={"dagster/partition_row_count" if partition else "dagster/row_count": rows},
+                    metadata={"dagster/partition_row_count" if partition else "dagster/row_count": rows}
+                    if rows is not None
+                    else {},
                     tags={"dagster/data_version": f"{rows}-{total}"},
                 )
             )

@@ -155,6 +155,10 @@ class Caller:
             timeout=self.patience.timeout,
         )
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
     def now(self) -> float:
         """The server's clock, in epoch seconds."""
         return time.time() + self.skew

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ferry.errors import DeclarationError
 from ferry.sources.shape import Field as Column
+
+
+def as_tuple(value: Any) -> Any:
+    """One name, or a list of names, as a tuple; anything else as it is, for Pydantic to refuse."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+ONE_OR_SEVERAL = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+)
+Columns = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1), ONE_OR_SEVERAL]
 
 
 class Declared(BaseModel):

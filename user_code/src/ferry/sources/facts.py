@@ -1,7 +1,7 @@
 # pyright: reportAttributeAccessIssue=false
 """What a source says of its own rows, so that what arrived can be held against it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -14,11 +14,12 @@ class Facts:
     """Row count of one partition and, for each column that can be summed, the exact sum as text (None: no value).
 
     A PostgreSQL source takes them in the snapshot in which the rows are read. A source that cannot sum leaves
-    `sums` empty.
+    `sums` empty. `said` has what else it told, for the manifest and for people: objects stated and arrived, requests.
     """
 
     rows: int
     sums: dict[str, str | None]
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 def canonical_number(value: Any) -> str:

@@ -18,7 +18,8 @@ from pyarrow import csv as arrow_csv
 
 from ferry.errors import PermanentError
 from ferry.sources.file_bytes import OpenedFile, as_bytes, check_utf8
-from ferry.sources.file_formats import CsvFormat, Part
+from ferry.sources.file_declaration import CsvFormat
+from ferry.sources.file_formats import Part
 
 _NEWLINE, _RETURN = 10, 13
 

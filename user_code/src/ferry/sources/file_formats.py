@@ -7,74 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import openpyxl
 import pyarrow as pa
 import simplejson
 from openpyxl.utils.exceptions import InvalidFileException
 from pyarrow import parquet
-from pydantic import Field
 
 from ferry.errors import PermanentError
-from ferry.sources.declared import Declared
 from ferry.sources.file_bytes import OpenedFile, check_utf8, line_end
+from ferry.sources.file_declaration import ExcelFormat, FixedWidthFormat
 from ferry.sources.page import PAGE_BYTES, WindowIncomplete
 
 _EXCEL_ROWS = 5_000
-
-
-class CsvFormat(Declared):
-    """CSV and its relatives.
-
-    Attributes:
-        delimiter, quote: one character each; `quote: ""` for files that have no quoting.
-        escape: character that takes the next one literally; by default quotes are doubled (RFC 4180).
-        encoding: of the text.
-        header: whether the first line has the names. Without, the declared fields are the columns, in order.
-        null: texts that mean null when they are not quoted.
-        skip: lines before the header.
-    """
-
-    kind: Literal["csv"] = "csv"
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
-    quote: str = Field(default='"', max_length=1)
-    escape: str = Field(default="", max_length=1)
-    encoding: str = "utf-8"
-    header: bool = True
-    null: tuple[str, ...] = ("",)
-    skip: int = 0
-
-
-class JsonlFormat(Declared):
-    """One JSON object a line."""
-
-    kind: Literal["jsonl"] = "jsonl"
-    encoding: str = "utf-8"
-
-
-class ParquetFormat(Declared):
-    """Parquet; values keep the types that the file has."""
-
-    kind: Literal["parquet"] = "parquet"
-
-
-class ExcelFormat(Declared):
-    """One sheet of a workbook (`.xlsx`), the first by default; `skip` lines before the header."""
-
-    kind: Literal["excel"] = "excel"
-    sheet: str | None = None
-    skip: int = 0
-
-
-class FixedWidthFormat(Declared):
-    """Lines with columns at fixed places: `columns` is name to [first, last], counted from 1, both inside."""
-
-    kind: Literal["fixed"] = "fixed"
-    columns: dict[str, tuple[int, int]]
-    encoding: str = "utf-8"
-    strip: bool = True
-    skip: int = 0
 
 
 @dataclass(frozen=True)

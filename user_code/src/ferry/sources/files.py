@@ -10,70 +10,42 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, SecretStr
 from upath import UPath
 
 from ferry.errors import DeclarationError, FerryError, PermanentError
-from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
-from ferry.sources.file_bytes import BLOCK_BYTES, LINE_BYTES, OpenedFile, compression_of, store_fault
+from ferry.sources.declared import columns_of
+from ferry.sources.file_bytes import BLOCK_BYTES, OpenedFile, compression_of, store_fault
 from ferry.sources.file_csv import read_csv
-from ferry.sources.file_formats import (
+from ferry.sources.file_declaration import (
     CsvFormat,
     ExcelFormat,
+    FileDeclaration,
     FixedWidthFormat,
     JsonlFormat,
     ParquetFormat,
-    Part,
-    read_excel,
-    read_fixed_width,
-    read_jsonl,
-    read_parquet,
 )
-from ferry.sources.page import Completeness, Page, Tally, Window, WindowIncomplete, digest, frozen
+from ferry.sources.file_formats import Part, read_excel, read_fixed_width, read_jsonl, read_parquet
+from ferry.sources.page import (
+    Completeness,
+    Page,
+    Tally,
+    Window,
+    WindowIncomplete,
+    digest,
+    frozen,
+    refuse_other,
+)
 from ferry.sources.shape import Shape
 
 _FORMATS = {
     ".csv": CsvFormat(), ".tsv": CsvFormat(delimiter="\t"), ".jsonl": JsonlFormat(), ".ndjson": JsonlFormat(),
     ".parquet": ParquetFormat(), ".xlsx": ExcelFormat(),
 }  # fmt: skip
-
-
-class FileDeclaration(Declared):
-    """Files of one kind.
-
-    Attributes:
-        url: a path or URL, with `*` and `**` for many: `/data/orders-*.csv.gz`, `s3://bucket/orders/*.parquet`,
-            `sftp://host/out/*.csv`.
-        options, secrets: for the file system (`endpoint_url`, `key`, `secret`, `username`, `password`, …).
-        compression: `gzip`, `zstd`, `none`, or `auto` by the name's ending.
-        format: what the files are; by the name's ending when left out.
-        fields, ignore, unfit: as for REST; text is parsed only where `parse: true` says so.
-        max_line_bytes: a longer record is refused.
-        max_expansion: how many times its size a compressed file may unfold to.
-    """
-
-    url: str
-    options: dict[str, Any] = Field(default={})
-    secrets: dict[str, SecretStr] = Field(default={})
-    compression: Literal["auto", "none", "gzip", "zstd"] = "auto"
-    format: CsvFormat | JsonlFormat | ParquetFormat | ExcelFormat | FixedWidthFormat | None = Field(
-        default=None, discriminator="kind"
-    )
-    fields: dict[str, FieldSpec | str] | None = None
-    ignore: tuple[str, ...] = ()
-    unfit: Literal["fail", "carry"] = "fail"
-    max_line_bytes: int = LINE_BYTES
-    max_expansion: int = 200
-
-    @classmethod
-    def parse(cls, given: dict[str, Any], where: str = "source") -> FileDeclaration:
-        """From a declaration's mapping; raises `DeclarationError` with each fault and its place."""
-        return checked(cls, given, where)
 
 
 @dataclass(frozen=True)
@@ -151,11 +123,8 @@ class FileSource:
         self.completeness = None
         declared = self.declared.model_dump(mode="json", exclude={"options", "secrets"})
         of = digest([declared, window.as_dict() if window else None])
-        if checkpoint is not None and checkpoint.get("of") != of:
-            raise DeclarationError(
-                "this checkpoint belongs to another declaration or window",
-                next="Read the window from its beginning",
-            )
+        if checkpoint is not None:
+            refuse_other(checkpoint, of)
         state = frozen(checkpoint) if checkpoint else _begin(of)
         shape = Shape(columns_of(self.declared.fields), self.declared.ignore, unfit=self.declared.unfit)
         shape.restore(state["shape"])

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import SecretStr
+from pydantic import ConfigDict, SecretStr
 
 from ferry.errors import DeclarationError, PermanentError
 from ferry.sources import auth as kinds
 from ferry.sources.calls import Answer, Auth, Caller, Patience
 from ferry.sources.declared import Declared, checked
 from ferry.sources.limits import Slots
+from ferry.sources.netsuite_declaration import SuiteColumn, SuiteQuery
 from ferry.sources.page import Completeness, Page, Window, WindowIncomplete
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
 from ferry.sources.shape import Field, Shape
@@ -68,6 +69,9 @@ class Account(Declared):
             machine.
         timezone: the zone in which SuiteQL reads and writes this user's times.
     """
+
+    # In the environment an account's id is a number like any other.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     account: str
     auth: CertificateAuth | TokenAuth
@@ -118,36 +122,6 @@ class Account(Declared):
         )
 
 
-class SuiteColumn(Declared):
-    """A column: its type, and the SuiteQL expression that it comes from (its own name by default)."""
-
-    type: str
-    sql: str = ""
-
-
-class SuiteQuery(Declared):
-    """What is read.
-
-    Attributes:
-        table: of SuiteQL: `transaction`, `customer`, `transactionline`, …, joins included.
-        columns: the columns. SuiteQL hands all values over as text, so they are parsed as their type;
-            dates and times are asked for in ISO form.
-        id: the expression of a unique whole number that gives the total order.
-        modified: the expression of the time of the last change, if there is one.
-        where: a condition that always applies.
-        paging: `keyset` on the id, which has no cap; `offset` in the order of (modified, id), whose
-            windows split before 100,000 rows.
-    """
-
-    table: str
-    columns: dict[str, SuiteColumn | str]
-    id: str = "id"
-    modified: str = "lastmodifieddate"
-    where: str = ""
-    paging: Literal["keyset", "offset"] = "keyset"
-    unfit: Literal["fail", "carry"] = "fail"
-
-
 class NetSuiteSource:
     """The rows of one SuiteQL query.
 
@@ -156,6 +130,7 @@ class NetSuiteSource:
         query: what to read.
         state_dir: where runs on this machine share the limit and the token.
         work_dir: a directory that outlives the process.
+        unfit: `fail`, or `carry` values that do not fit to the contract.
     """
 
     def __init__(
@@ -167,19 +142,20 @@ class NetSuiteSource:
         work_dir: Path | None = None,
         cap: int = CAP,
         page_size: int = _PAGE,
+        unfit: str = "fail",
     ) -> None:
         self.account, self.query, self._page_size = account, query, min(page_size, _PAGE)
         self.cap = cap if query.paging == "offset" else None
         self.catches_up = bool(query.modified)
         self.caller = account.caller(state_dir)
         self._zone = ZoneInfo(account.timezone)
-        self._fields = [_field(n, c) for n, c in query.columns.items()]
+        self._fields = [field_of(n, c) for n, c in query.columns.items()]
         self._reading = Reading(
             self,
             key="ferry_id",
             version="ferry_modified" if query.modified else None,
             # Nulls are left out of the rows, so absence proves nothing; what was not asked for cannot come.
-            shape=Shape(self._fields, ("*",), omits_nulls=True, unfit=query.unfit),
+            shape=Shape(self._fields, ("*",), omits_nulls=True, unfit=unfit),
             plan=[account.base, query.model_dump(mode="json"), self._page_size],
             work_dir=work_dir,
         )
@@ -209,8 +185,10 @@ class NetSuiteSource:
             return [Span(low, high)]
         low, high = (None if e is None else self._instant(e) for e in (low, high))
         if self.cap and self.query.modified:
-            low = _FIRST_ACCOUNT if low is None else low
             high = datetime.fromtimestamp(int(self.caller.now()) + 86_400, UTC) if high is None else high
+            if low is None:
+                # Rows without a time are with those before any account, which need no splitting.
+                return [Span(None, _FIRST_ACCOUNT), Span(_FIRST_ACCOUNT, high)]
         return [Span(low, high)]
 
     def count(self, span: Span) -> Count | None:
@@ -284,9 +262,12 @@ class NetSuiteSource:
     def _where(self, span: Span, after: int | None = None) -> str:
         parts = [f"({self.query.where})"] if self.query.where else []
         key = getattr(self, "_window", self.query.modified)
-        for sign, edge in ((">=", span.start), ("<", span.end)):
-            if edge is not None and key:
-                parts.append(f"{key} {sign} {self._literal(edge)}")
+        if key and span.start is not None:
+            parts.append(f"{key} >= {self._literal(span.start)}")
+        if key and span.end is not None:
+            before = f"{key} < {self._literal(span.end)}"
+            # What has no value belongs to the first window, or it would belong to none.
+            parts.append(before if span.start is not None else f"({before} OR {key} IS NULL)")
         if span.since is not None and self.query.modified:
             since = datetime.fromtimestamp(span.since - _OVERLAP, UTC)
             parts.append(f"{self.query.modified} >= {self._literal(since)}")
@@ -324,13 +305,14 @@ class NetSuiteSource:
 
 def source(given: dict[str, Any], *, state_dir: Path, work_dir: Path | None = None) -> NetSuiteSource:
     """From a declaration with `account` and `query`; raises `DeclarationError` with each fault and its place."""
-    options = {k: given[k] for k in ("cap", "page_size") if k in given}
+    options = {k: given[k] for k in ("cap", "page_size", "unfit") if k in given}
     account = checked(Account, given["account"], "account")
     query = checked(SuiteQuery, given["query"], "query")
     return NetSuiteSource(account, query, state_dir=state_dir, work_dir=work_dir, **options)
 
 
-def _field(name: str, declared: SuiteColumn | str) -> Field:
+def field_of(name: str, declared: SuiteColumn | str) -> Field:
+    """How a column of SuiteQL is read: its values come as text, whatever they are."""
     if not _NAME.fullmatch(name):
         raise DeclarationError(
             f"{name!r} is no name for a column", where="columns", next="Use letters, digits and _"

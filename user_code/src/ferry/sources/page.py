@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import simplejson
 
-from ferry.errors import TransientError
+from ferry.errors import DeclarationError, TransientError
 
 # A page is what travels at once through extract and stage; this bound is what keeps a run's memory flat.
 PAGE_BYTES = 16 * 1024 * 1024
@@ -57,12 +57,15 @@ class Page:
         requests: calls sent to the source since the page before, retries among them.
         replaces: keys (each a list of values, as in the rows) of which an earlier page of this window had an
             older version: the source changed while it was read, and the row in this page is the one to keep.
+        objects: for each row, what it is a part of, as `named` writes its key; empty when nothing is replaced in
+            this reading.
     """
 
     batch: pa.RecordBatch
     checkpoint: dict[str, Any]
     requests: int = 0
     replaces: tuple[list[Any], ...] = ()
+    objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,21 @@ class WindowIncomplete(TransientError):  # noqa: N818 - the fact is its name
     """
 
 
-class Source(Protocol):
-    """What `ferry.extract` calls."""
+class OtherCheckpoint(DeclarationError):  # noqa: N818 - the fact is its name
+    """A checkpoint of another declaration or window: the window has to be read from its beginning."""
+
+
+def refuse_other(checkpoint: dict[str, Any], of: str) -> None:
+    """Raise `OtherCheckpoint` unless the checkpoint was made by the same declaration and window."""
+    if checkpoint.get("of") != of:
+        raise OtherCheckpoint(
+            "this checkpoint belongs to another declaration or window",
+            next="Read the window from its beginning",
+        )
+
+
+class Pages(Protocol):
+    """What `ferry.sources.paged` calls: a source that hands on pages."""
 
     @property
     def completeness(self) -> Completeness | None:
@@ -114,6 +130,11 @@ class Source(Protocol):
 def canonical(value: Any) -> str:
     """JSON with sorted keys and numbers as they were written, for hashes and for columns of type `json`."""
     return simplejson.dumps(value, sort_keys=True, use_decimal=True, ensure_ascii=False, default=str)
+
+
+def named(key: Any) -> str:
+    """An object's key as text, the same for a single value and for a list of one."""
+    return canonical(key if isinstance(key, list) else [key])
 
 
 def frozen(state: dict[str, Any]) -> dict[str, Any]:

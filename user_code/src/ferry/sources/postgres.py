@@ -112,7 +112,7 @@ class PostgresSource(Source):
     def describe(self, name: str) -> Table:
         """The table as the server's catalogue has it."""
         entity = self._migration[name]
-        return describe(self.control, entity.declaration.source.table, f"{entity.path}: source.table")
+        return describe(self.control, entity.declaration.from_table.table, f"{entity.path}: source.table")
 
     def extraction(
         self,
@@ -124,13 +124,13 @@ class PostgresSource(Source):
         """One partition in a snapshot of its own."""
         return PostgresExtraction(self, self._migration, name, partition, scheme)
 
-    def fingerprints(self, name: str) -> dict[str, tuple[int, str]]:
+    def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
         """Row count and hash of every partition, in one scan.
 
         The hash is the sum of PostgreSQL's 64-bit record hashes; columns whose type has no hash function go in as
         text.
         """
-        source, scheme = self._migration[name].declaration.source, scheme_of(self._migration, name)
+        source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
         row = sql.SQL(", ").join(
             sql.SQL("t.{}" if c.base_type in (*NATIVE, "numeric", "uuid", "jsonb") else "t.{}::text").format(
                 sql.Identifier(c.name)
@@ -147,7 +147,7 @@ class PostgresSource(Source):
 
     def high_water_mark(self, name: str) -> str | None:
         """The newest `updated_at` of the whole table, as the server writes it."""
-        updated_at = self._migration[name].declaration.source.updated_at
+        updated_at = self._migration[name].declaration.from_table.updated_at
         if updated_at is None:
             return None
         query = sql.SQL("select max({})::text from {}").format(
@@ -158,7 +158,7 @@ class PostgresSource(Source):
 
     def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
         """Asked of the table, by `updated_at`."""
-        source, scheme = self._migration[name].declaration.source, scheme_of(self._migration, name)
+        source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
         query = sql.SQL("select distinct {} as bucket from {} where t.{} > {} order by 1").format(
             _bucket(scheme),
             _relation(self._migration, name, self.control),
@@ -169,7 +169,7 @@ class PostgresSource(Source):
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Asked by key, in whatever partition."""
-        source, there = self._migration[name].declaration.source, self.describe(name)
+        source, there = self._migration[name].declaration.from_table, self.describe(name)
         key = sql.SQL("array[{}]").format(
             sql.SQL(", ").join(
                 as_text(sql.Identifier("t", column), arrow_field(there.columns[column]).type)
@@ -215,11 +215,11 @@ class PostgresExtraction(Extraction):
         assert row is not None
         self._snapshot: str = row[0]
         self.taken_at: str = row[1].isoformat()
-        self._table = describe(self._control, self._entity.source.table, self._where)
+        self._table = describe(self._control, self._entity.from_table.table, self._where)
         self.schema = pa.schema([arrow_field(column) for column in self._table.columns.values()])
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
         self._from = _relation(self._migration, self._name, self._control)
-        self._condition = condition(self._entity.source.where, self._scheme, self._window)
+        self._condition = condition(self._entity.from_table.where, self._scheme, self._window)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -246,7 +246,7 @@ class PostgresExtraction(Extraction):
             return None
         key = self._entity.source.key
         names = sql.SQL(", ").join(sql.Identifier("t", column) for column in key)
-        where = sql.SQL(self._entity.source.where or "true")  # type: ignore[arg-type]
+        where = sql.SQL(self._entity.from_table.where or "true")  # type: ignore[arg-type]
         latest = sql.SQL("")
         if self._entity.duplicates == "keep_latest" and self._entity.source.updated_at:
             column = sql.Identifier("t", self._entity.source.updated_at)
@@ -384,7 +384,7 @@ def _bound_type(low: Any) -> LiteralString:
 def _relation(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
     """`table t`, with a lateral or joined `cut` that carries the value of the partition column."""
     entity = migration[name].declaration
-    table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
+    table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
     partition = entity.partition
     if partition is None:
         return sql.SQL("{} t").format(table.identifier)
@@ -403,7 +403,7 @@ def _relation(migration: Migration, name: str, connection: psycopg.Connection) -
 def _cut(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
     """A subquery (k0, k1, …, cut) that gives each key of a parent its partition value once."""
     entity = migration[name].declaration
-    table = describe(connection, entity.source.table, f"{migration[name].path}: source.table")
+    table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
     keys = sql.SQL(", ").join(
         sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"k{position}"))
         for position, column in enumerate(entity.source.key)

@@ -28,6 +28,8 @@ from ferry.sources.page import (
     digest,
     fingerprint,
     frozen,
+    named,
+    refuse_other,
 )
 from ferry.sources.seen import SeenKeys
 from ferry.sources.shape import Shape, dig
@@ -176,10 +178,10 @@ class Reading:
             while state["spans"]:
                 if not self._opened(state):
                     continue
-                for batch, replaces in self._next(state, tally, seen):
+                for batch, replaces, objects in self._next(state, tally, seen):
                     state["tally"], state["shape"] = tally.as_dict(), self._shape.as_dict()
                     requests, sent = self._server.caller.requests - sent, self._server.caller.requests
-                    yield Page(batch, frozen(state), requests, tuple(replaces))
+                    yield Page(batch, frozen(state), requests, tuple(replaces), objects)
         finally:
             if seen:
                 seen.close()
@@ -190,6 +192,8 @@ class Reading:
         )
 
     def _begin(self, window: Window | None, of: str) -> dict[str, Any]:
+        # What was learned in another window says nothing of this one.
+        self._shape.restore({"seen": [], "inferred": {}})
         spans = [span.as_json() for span in self._server.spans(window)]
         return {
             "of": of, "spans": spans, "page": 0, "tally": Tally().as_dict(), "shape": self._shape.as_dict(),
@@ -197,11 +201,7 @@ class Reading:
         }  # fmt: skip
 
     def _resume(self, checkpoint: dict[str, Any], of: str) -> dict[str, Any]:
-        if checkpoint.get("of") != of:
-            raise DeclarationError(
-                "this checkpoint belongs to another declaration or window",
-                next="Read the window from its beginning",
-            )
+        refuse_other(checkpoint, of)
         self._shape.restore(checkpoint["shape"])
         return frozen(checkpoint)
 
@@ -240,7 +240,7 @@ class Reading:
 
     def _next(
         self, state: dict[str, Any], tally: Tally, seen: SeenKeys | None
-    ) -> Iterator[tuple[Any, list[Any]]]:
+    ) -> Iterator[tuple[pa.RecordBatch, list[Any], tuple[str, ...]]]:
         span = Span.from_json(state["spans"][0])
         page = self._server.page(span, state["cursor"])
         mark = digest([page.records[:50], len(page.records)])
@@ -263,13 +263,20 @@ class Reading:
             is_last = low + step >= len(page.records)
             if is_last:
                 self._turn(state, page, mark, known, span, begun)
-            yield self._batch(chosen, page.where), replaces
+            batch, objects = self._batch(chosen, page.where)
+            yield batch, replaces, objects
 
-    def _batch(self, objects: list[dict[str, Any]], where: str) -> pa.RecordBatch:
+    def _batch(self, objects: list[dict[str, Any]], where: str) -> tuple[pa.RecordBatch, tuple[str, ...]]:
+        """The objects' rows, and for each the name of its object, should that be replaced."""
+        names = [named(self._key_of(one)) if self._keys else "" for one in objects]
+        may_change = bool(self._keys)
         if self._unfold is None:
-            return self._shape.batch(objects, where)
-        unfolded = [row for one in objects for row in self._unfold(one)]
-        return self._shape.batch([row for row, _ in unfolded], where, [above for _, above in unfolded])
+            return self._shape.batch(objects, where), tuple(names) if may_change else ()
+        unfolded = [
+            (name, *row) for name, one in zip(names, objects, strict=True) for row in self._unfold(one)
+        ]
+        batch = self._shape.batch([row for _, row, _ in unfolded], where, [above for _, _, above in unfolded])
+        return batch, tuple(name for name, _, _ in unfolded) if may_change else ()
 
     def _sift(
         self,

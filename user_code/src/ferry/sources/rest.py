@@ -14,11 +14,20 @@ from urllib.parse import urlsplit
 import httpx
 
 from ferry.errors import DeclarationError, PermanentError, TransientError
-from ferry.sources.calls import Answer, Caller, Patience, moment
+from ferry.sources import auth as kinds
+from ferry.sources.calls import Answer, Auth, Caller, Patience, moment
 from ferry.sources.limits import Bucket, Slots
 from ferry.sources.page import Completeness, Edge, Page, Window
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
-from ferry.sources.rest_declaration import RestDeclaration, proof
+from ferry.sources.rest_declaration import (
+    AnyAuth,
+    ApiKeyAuth,
+    BasicAuth,
+    BearerAuth,
+    OAuth1Auth,
+    OAuth2Auth,
+    RestDeclaration,
+)
 from ferry.sources.shape import Shape, dig
 
 
@@ -278,6 +287,41 @@ def _caller(declared: RestDeclaration, state_dir: Path) -> Caller:
         max_answer=declared.max_answer_bytes,
     )
     return caller
+
+
+def proof(declared: AnyAuth | None, state_dir: Path) -> Auth | None:
+    """The declared way to authenticate; tokens that are fetched are kept in `state_dir`."""
+    match declared:
+        case None:
+            return None
+        case BearerAuth():
+            return kinds.bearer(declared.token.get_secret_value())
+        case BasicAuth():
+            return kinds.basic(declared.user, declared.password.get_secret_value())
+        case ApiKeyAuth(place="query"):
+            return kinds.QueryKey(declared.name, declared.value.get_secret_value())
+        case ApiKeyAuth():
+            return kinds.Header(declared.name, declared.value.get_secret_value())
+        case OAuth1Auth():
+            return kinds.OAuth1(
+                declared.consumer_key,
+                declared.consumer_secret.get_secret_value(),
+                declared.token,
+                declared.token_secret.get_secret_value(),
+                realm=declared.realm,
+                method=declared.method,
+            )
+        case OAuth2Auth():
+            secret = declared.client_secret.get_secret_value()
+            if declared.refresh_token:
+                token = declared.refresh_token.get_secret_value()
+                # A new declared token (somebody consented again) has a store of its own.
+                store = kinds.store_for(state_dir, declared.token_url, declared.client_id, token)
+                return kinds.refresh_token(declared.token_url, declared.client_id, secret, token, store=store)
+            store = kinds.store_for(state_dir, declared.token_url, declared.client_id, declared.scope)
+            return kinds.client_credentials(
+                declared.token_url, declared.client_id, secret, scope=declared.scope, store=store
+            )
 
 
 def _record_steps(records: str) -> list[list[str]]:

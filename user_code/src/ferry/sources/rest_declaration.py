@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
-from ferry.sources import auth as kinds
-from ferry.sources.calls import Auth
 from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
 from ferry.sources.shape import Field as Column
 
@@ -163,11 +160,10 @@ class ThrottleRule(Declared):
     contains: str
 
 
-class RestDeclaration(Declared):
-    """A REST API and one resource of it.
+class RestResource(Declared):
+    """One resource of a REST API: everything that may stand in a declaration.
 
     Attributes:
-        url: base URL; credentials are sent to its host only.
         path: of the resource.
         records: path to the list of objects in the answer (empty when the answer is the list);
             `orders[].lines[]` unfolds the lists inside, whose objects are then the rows.
@@ -176,21 +172,16 @@ class RestDeclaration(Declared):
         params: query parameters of each first request.
         fields: the columns; without, they are taken from the rows.
         ignore: names in a row that go nowhere; `*` for all that are not declared.
-        unfit: `fail`, or `carry` values that do not fit to the contract (see `Shape`).
         cap: objects that one query hands out at most; windows split before it.
     """
 
-    url: str
     path: str
     records: str = ""
     key: str | list[str] | None = None
     version: str | None = None
-    auth: AnyAuth | None = None
-    headers: dict[str, str] = Field(default={})
     params: dict[str, str | int | bool] = Field(default={})
     paging: Paging = Paging()
     window: WindowParams | None = None
-    window_key: str = ""
     count: Counting | None = None
     changes: Changes | None = None
     rate: Rate = Rate()
@@ -199,9 +190,28 @@ class RestDeclaration(Declared):
     fields: dict[str, FieldSpec | str] | None = None
     ignore: tuple[str, ...] = ()
     omits_nulls: bool = False
-    unfit: Literal["fail", "carry"] = "fail"
     cap: int | None = None
     max_answer_bytes: int = 64 * 1024 * 1024
+
+
+class RestConnection(Declared):
+    """A REST API: everything that a connection has.
+
+    Attributes:
+        url: base URL; credentials are sent to its host only.
+        auth: how to prove who calls.
+        headers: sent with each call.
+    """
+
+    url: str
+    auth: AnyAuth | None = None
+    headers: dict[str, str] = Field(default={})
+
+
+class RestDeclaration(RestConnection, RestResource):
+    """A REST API and one resource of it; `unfit`: `fail`, or `carry` values that do not fit (see `Shape`)."""
+
+    unfit: Literal["fail", "carry"] = "fail"
 
     @classmethod
     def parse(cls, given: dict[str, Any], where: str = "source") -> RestDeclaration:
@@ -211,38 +221,3 @@ class RestDeclaration(Declared):
     def columns(self) -> list[Column] | None:
         """The declared columns."""
         return columns_of(self.fields)
-
-
-def proof(declared: AnyAuth | None, state_dir: Path) -> Auth | None:
-    """The declared way to authenticate; tokens that are fetched are kept in `state_dir`."""
-    match declared:
-        case None:
-            return None
-        case BearerAuth():
-            return kinds.bearer(declared.token.get_secret_value())
-        case BasicAuth():
-            return kinds.basic(declared.user, declared.password.get_secret_value())
-        case ApiKeyAuth(place="query"):
-            return kinds.QueryKey(declared.name, declared.value.get_secret_value())
-        case ApiKeyAuth():
-            return kinds.Header(declared.name, declared.value.get_secret_value())
-        case OAuth1Auth():
-            return kinds.OAuth1(
-                declared.consumer_key,
-                declared.consumer_secret.get_secret_value(),
-                declared.token,
-                declared.token_secret.get_secret_value(),
-                realm=declared.realm,
-                method=declared.method,
-            )
-        case OAuth2Auth():
-            secret = declared.client_secret.get_secret_value()
-            if declared.refresh_token:
-                token = declared.refresh_token.get_secret_value()
-                # A new declared token (somebody consented again) has a store of its own.
-                store = kinds.store_for(state_dir, declared.token_url, declared.client_id, token)
-                return kinds.refresh_token(declared.token_url, declared.client_id, secret, token, store=store)
-            store = kinds.store_for(state_dir, declared.token_url, declared.client_id, declared.scope)
-            return kinds.client_credentials(
-                declared.token_url, declared.client_id, secret, scope=declared.scope, store=store
-            )

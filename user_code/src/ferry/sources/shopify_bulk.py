@@ -30,6 +30,7 @@ from ferry.sources.page import (
     digest,
     fingerprint,
     frozen,
+    refuse_other,
 )
 from ferry.sources.reading import as_instant
 from ferry.sources.shape import Shape
@@ -91,11 +92,7 @@ class ShopifyBulkSource:
             }  # fmt: skip
             yield self._page([], [], state)
         else:
-            if checkpoint.get("of") != of:
-                raise DeclarationError(
-                    "this checkpoint belongs to another declaration or window",
-                    next="Read the window from its beginning",
-                )
+            refuse_other(checkpoint, of)
             state = frozen(checkpoint)
         file = self._work_dir / f"bulk-{digest(state['operation'])}.jsonl"
         joined = file.with_suffix(".sqlite")

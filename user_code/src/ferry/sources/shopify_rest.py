@@ -50,6 +50,7 @@ def shopify_rest(
     work_dir: Path | None = None,
     calls: float = 40,
     calls_per_second: float = 2,
+    unfit: str = "fail",
 ) -> RestSource:
     """One of `customers`, `orders`, `line_items`, `products` by REST.
 
@@ -59,6 +60,7 @@ def shopify_rest(
         window: what windows are on: `created_at` or `updated_at`.
         work_dir: a directory that outlives the process.
         calls, calls_per_second: the plan's bucket: 40 and 2, Advanced 80 and 4, Plus 400 and 20.
+        unfit: `fail`, or `carry` values that do not fit to the contract.
     """
     if entity not in _ENTITIES:
         raise DeclarationError(f"there is no {entity!r} by REST", next=f"There are: {', '.join(_ENTITIES)}")
@@ -83,6 +85,7 @@ def shopify_rest(
             "timeout": shop.patience.timeout,
         },
         "ignore": ["*"],
+        "unfit": unfit,
     }  # fmt: skip
     return RestSource(
         RestDeclaration.parse(declaration | declared), state_dir=shop.state_dir, work_dir=work_dir
