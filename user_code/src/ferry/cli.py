@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ferry import ledger
 from ferry.catalogue import connect
+from ferry.cli_connectors import connectors
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
 from ferry.ledger import Outcomes
@@ -38,6 +39,7 @@ Defs = Annotated[
     Path | None,
     typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
 ]
+app.add_typer(connectors, name="connectors")
 console = Console()
 errors = Console(stderr=True)
 

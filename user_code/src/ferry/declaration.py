@@ -207,6 +207,7 @@ class EntityDeclaration(_Strict):
         default=None, ge=1, description="partitions of one run in a backfill; all if unset"
     )
     resources: Resources = Resources()
+    automation: Literal["eager"] | None = None
     owners: tuple[str, ...] = ()
     group: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)

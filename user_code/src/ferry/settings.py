@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         default=0.5, ge=0, description="the first pause before a retry; it doubles, with jitter"
     )
 
+    connector_state: str = Field(
+        default="",
+        description="folder for what sync tools said of their connections; beside the stage if empty",
+    )
     alert_slack_url: SecretStr | None = Field(
         default=None, description="incoming webhook of Slack, or of what speaks like it"
     )
@@ -141,6 +145,12 @@ class Settings(BaseSettings):
     def stage_root(self) -> str:
         """`stage_uri`, a relative path made absolute so that every process means the same folder."""
         return self.stage_uri if "://" in self.stage_uri else str(Path(self.stage_uri).absolute())
+
+    @property
+    def connector_root(self) -> str:
+        """The folder of `connector_state`; a stage that is no folder has `out/connectors` beside it."""
+        beside = "out/connectors" if "://" in self.stage_uri else f"{self.stage_root}/connectors"
+        return str(Path(self.connector_state or beside).absolute())
 
 
 def read_settings() -> Settings:

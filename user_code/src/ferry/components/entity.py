@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
+from ferry.components.connections import owned_keys
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
 from ferry.components.recovery import still_to_do
@@ -36,6 +37,9 @@ CHECKS = {
     "no_orphans": (LOADED, "No row waits for a parent that was not loaded"),
     "contract_pass_rate": (VALIDATED, "Rows that the contract accepts"),
 }
+
+# A sync may have changed rows of any month, so not only the newest partition follows it.
+_FOLLOWING = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
 
 
 class Entity(dg.Component, dg.Resolvable):
@@ -60,8 +64,10 @@ class Entity(dg.Component, dg.Resolvable):
         """The entity's assets, checks and observed source. No connection is opened here."""
         path = Path(context.path) / "defs.yaml"
         entity = build_entity(self.declaration.model_dump(by_alias=True, exclude_unset=True), path)
-        migration = migration_in(Path(context.defs_module_path))
-        return dg.Definitions(assets=[*observed_source(migration, entity), entity_assets(migration, entity)])
+        folder = Path(context.defs_module_path)
+        migration = migration_in(folder)
+        observed = [] if source_key(entity) in owned_keys(folder) else observed_source(migration, entity)
+        return dg.Definitions(assets=[*observed, entity_assets(migration, entity)])
 
 
 def migration_in(folder: Path) -> Migration:
@@ -128,6 +134,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             kinds={RAW: {"parquet"}, VALIDATED: {"pydantic"}, LOADED: {"postgres", "table"}}[stage],
             code_version=versions[stage],
             skippable=True,
+            automation_condition=_FOLLOWING if declaration.automation == "eager" else None,
             metadata=_declared_metadata(entity, stage),
         )
         for stage in (RAW, VALIDATED, LOADED)

@@ -60,6 +60,10 @@ class Versions:
                 if partition not in found or int(found[partition][1]) < event:
                     found[partition] = (version, str(event))
         missing = (DEFAULT_DATA_VERSION.value, NULL_EVENT_POINTER)
+        if not found:
+            # An upstream that has no partitions, such as a sync tool's table, is at one version for all of them.
+            record = self._instance.get_latest_data_version_record(key)
+            missing = self.of(key, None)[None] if record and record.partition_key is None else missing
         return {partition: found.get(partition, missing) for partition in partitions}
 
 

@@ -31,6 +31,14 @@ class Throttled(TransientError):  # noqa: N818 - the fact is its name
     """The source asks for patience; `retry_after` seconds if it said how much."""
 
 
+class Refused(PermanentError):  # noqa: N818 - the fact is its name
+    """The other side answered with a status that no repetition changes; `status` is that number."""
+
+    def __init__(self, status: int, what: str, **more: str) -> None:
+        self.status = status
+        super().__init__(what, **more)
+
+
 class Auth(Protocol):
     """How requests prove who sends them."""
 
@@ -130,6 +138,7 @@ class Caller:
         feedback: reads the server's bucket from an answer, as arguments of `Bucket.settle`.
         throttled: tells from an answer other than 429 whether it is throttling.
         max_answer: bytes that one answer may have after decompression.
+        who: what messages call the other side.
     """
 
     def __init__(
@@ -144,7 +153,9 @@ class Caller:
         feedback: Callable[[Answer], dict[str, float]] | None = None,
         throttled: Callable[[Answer], bool] | None = None,
         max_answer: int = 64 * 1024 * 1024,
+        who: str = "the source",
     ) -> None:
+        self.who = who
         self.base, self.auth, self.bucket, self.slots = base.rstrip("/"), auth, bucket, slots
         self.patience = patience or Patience()
         self.feedback, self.throttled, self.max_answer = feedback, throttled, max_answer
@@ -178,7 +189,7 @@ class Caller:
             full = f"{_origin(self.base)}{path}"  # a next URL is often given from the root
         if _origin(full) != _origin(self.base):
             raise PermanentError(
-                f"the source sends us to another host: {_origin(full)}",
+                f"{self.who} sends us to another host: {_origin(full)}",
                 where=self.base,
                 why="credentials are sent to the declared host only",
                 next="Declare that host if it is the right one",
@@ -349,7 +360,7 @@ class Caller:
             if self.bucket and wait:
                 self.bucket.pause(wait)
             raise Throttled(
-                f"the source throttles (HTTP {status})",
+                f"{self.who} throttles (HTTP {status})",
                 where=answer.request,
                 why=answer.excerpt,
                 next="It is asked again after a pause; lower `rate` if another program shares the account",
@@ -357,12 +368,12 @@ class Caller:
             )
         if status < 300:
             return
-        what, why = f"the source answers HTTP {status}", answer.excerpt
+        what, why = f"{self.who} answers HTTP {status}", answer.excerpt
         if status >= 500 or status in (408, 425):
             raise TransientError(
                 what, where=answer.request, why=why, retry_after=_retry_after(answer, self.now())
             )
-        raise PermanentError(what, where=answer.request, why=why, next=_NEXT.get(status, _NEXT_ELSE))
+        raise Refused(status, what, where=answer.request, why=why, next=_NEXT.get(status, _NEXT_ELSE))
 
 
 _NEXT = {

@@ -1,0 +1,150 @@
+"""A Fivetran account with one connection, over a real socket; its syncs copy tables between two PostgreSQLs.
+
+    python tests/emulators/fivetran.py --source postgresql://… --destination postgresql://… --schema shop
+
+The REST API as it is documented: connections, their schemas, sync, sync-history, pausing. A sync has no number when it
+is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it. `POST /_control` changes how it
+behaves (see `syncing.Faults`; beside those `pause`, `break_setup`, `delete`, `disable_table`), `GET /_control` tells
+what was asked.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from syncing import Handler, Mover, Tool, arguments, serve
+
+KEY, SECRET = "key-1", "secret-of-key-1"
+CONNECTION, GROUP = "warn_enormously", "decent_dropsy"
+NAME = "old shop"
+OWN = {
+    "_fivetran_deleted": "boolean not null default false",
+    "_fivetran_synced": "timestamptz not null default now()",
+}
+
+
+def fivetran_type(type_: str) -> str:
+    """What becomes of a PostgreSQL type: scales are kept, lengths are not."""
+    if type_.startswith("numeric("):
+        return type_
+    plain = re.sub(r"\(.*?\)", "", type_)
+    known = ("smallint", "integer", "bigint", "numeric", "boolean", "date", "double precision")
+    return plain if plain in known or plain.startswith("timestamp") else "text"
+
+
+class Fivetran(Tool):
+    """One account with one connection."""
+
+    def __init__(self, args: Any) -> None:
+        super().__init__(args, Mover(args.source, args.destination, args.schema, fivetran_type, OWN))
+        self.paused, self.broken, self.deleted = False, False, False
+        self.disabled: set[str] = set()
+
+    def control(self, wanted: dict[str, Any]) -> str:
+        """Orders about the connection, then the faults."""
+        self.paused = wanted.pop("pause", self.paused)
+        self.broken = wanted.pop("break_setup", self.broken)
+        self.deleted = wanted.pop("delete", self.deleted)
+        self.disabled |= {name for name in [wanted.pop("disable_table", None)] if name}
+        return super().control(wanted)
+
+    def details(self) -> dict[str, Any]:
+        """The connection as the API shows it."""
+        ended = [sync for sync in self.syncs.values() if sync.ended]
+        good = max((s.ended for s in ended if s.status == "succeeded"), default=0.0)
+        bad = max((s.ended for s in ended if s.status == "failed"), default=0.0)
+        tasks = (
+            [{"code": "reconnect", "message": "Reconnect: the password was refused"}] if self.broken else []
+        )
+        if bad > good:
+            tasks.append({"code": "sync_failure", "message": "The last sync failed"})
+        running = self.running(CONNECTION)
+        return {
+            "id": CONNECTION, "service": "postgres", "schema": NAME, "group_id": GROUP, "paused": self.paused,
+            "sync_frequency": 360, "schedule_type": "manual", "config": {},
+            "succeeded_at": _iso(good), "failed_at": _iso(bad),
+            "status": {
+                "setup_state": "broken" if self.broken else "connected", "schema_status": "ready",
+                "sync_state": "paused" if self.paused and not running else "syncing" if running else "scheduled",
+                "update_state": "on_schedule", "is_historical_sync": False, "tasks": tasks, "warnings": [],
+            },
+        }  # fmt: skip
+
+
+class FivetranHandler(Handler):
+    """The endpoints."""
+
+    tool: Fivetran
+
+    def refused(self, status: int, message: str) -> Any:
+        """A refusal, as the API words it."""
+        return {
+            "code": {401: "Unauthorized", 404: "NotFound_Connection"}.get(status, "Error"),
+            "message": message,
+        }
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],  # noqa: ARG002 - one page holds all
+        body: dict[str, Any],
+    ) -> tuple[int, Any]:
+        """Status and answer of one call."""
+        tool = self.tool
+        if not self.basic(KEY, SECRET):
+            return 401, self.refused(401, "API key and secret do not match")
+        one = f"/v1/connections/{CONNECTION}"
+        if method == "GET" and path == "/v1/connections":
+            return self._good({"items": [] if tool.deleted else [tool.details()]})
+        if tool.deleted or not path.startswith(one):
+            return 404, self.refused(404, f"Cannot find connection with id '{path.rpartition('/')[2]}'")
+        match method, path.removeprefix(one):
+            case "GET", "":
+                return self._good(tool.details())
+            case "GET", "/schemas":
+                tables = {
+                    s.name: {"enabled": s.name not in tool.disabled, "name_in_destination": s.name}
+                    for s in tool.mover.discover()
+                }
+                schema = {"enabled": True, "name_in_destination": tool.args.schema, "tables": tables}
+                return self._good({"schema_change_handling": "ALLOW_ALL", "schemas": {"public": schema}})
+            case "GET", "/sync-history":
+                return self._good({"items": [
+                    {"sync_id": f"sync-{s.id}", "started_at": _iso(s.began), "status": s.status.upper(),
+                     "reason": s.error or None}
+                    for s in tool.syncs.values()
+                ]})  # fmt: skip
+            case "POST", "/sync":
+                running = tool.running(CONNECTION)
+                if running and body.get("force"):
+                    running.cancelled.set()
+                if tool.paused:
+                    return 409, self.refused(409, "The connection is paused")
+                if not running or body.get("force"):
+                    tool.start(
+                        CONNECTION, [s.name for s in tool.mover.discover() if s.name not in tool.disabled]
+                    )
+                return 200, {"code": "Success", "message": "Sync has been successfully triggered"}
+            case "PATCH", "":
+                tool.paused = body.get("paused", tool.paused)
+                running = tool.running(CONNECTION)
+                if tool.paused and running:
+                    running.cancelled.set()
+                return self._good(tool.details())
+            case _:
+                return 404, self.refused(404, f"no such resource: {method} {path}")
+
+    def _good(self, data: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"code": "Success", "data": data}
+
+
+def _iso(moment: float) -> str | None:
+    return datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z") if moment else None
+
+
+if __name__ == "__main__":
+    given = arguments("An emulated Fivetran.", 8912, "shop").parse_args()
+    serve(given, Fivetran(given), FivetranHandler)

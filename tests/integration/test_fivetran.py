@@ -1,0 +1,126 @@
+"""Fivetran's connections as assets: against an emulated Fivetran over real sockets, whose syncs copy real tables."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from emulators.fivetran import CONNECTION, KEY, SECRET
+from ferry.components.connections import refresh
+from ferry.settings import read_settings
+from synced import Synced, failure, synced
+
+ORDERS = dg.AssetKey(["landing", "orders"])
+
+
+@pytest.fixture
+def shop(
+    new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Synced]:
+    """A connection of an emulated Fivetran, declared in a code location of this test's own."""
+    account = f"fivetran+http://{KEY}:{SECRET}@{{place}}"
+    with synced("fivetran", new_database, tmp_path, account) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """An instance of this test's own."""
+    with dg.DagsterInstance.ephemeral() as own:
+        yield own
+
+
+def looked(times: int) -> Callable[[dict[str, Any]], bool]:
+    """Whether somebody has looked that often how the connection stands."""
+    return lambda told: told["requests"].get(f"GET /v1/connections/{CONNECTION}", 0) >= times
+
+
+def test_materializing_syncs_once_and_counts_what_landed(shop: Synced, instance: dg.DagsterInstance) -> None:
+    """One sync for both tables; rows are those in the landing database, the version is the sync's end."""
+    assert shop.sync(instance).success
+    assert shop.rows("orders") == 2000
+    event = instance.get_latest_materialization_event(ORDERS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["dagster/row_count"].value == 2000
+    first = (event.asset_materialization.tags or {})["dagster/data_version"]
+    assert first.startswith("fivetran-20")
+    assert shop.sync(instance).success
+    again = instance.get_latest_materialization_event(ORDERS)
+    assert again is not None
+    assert again.asset_materialization is not None
+    assert (again.asset_materialization.tags or {})["dagster/data_version"] > first
+    assert len(shop.tool.tell()["syncs"]) == 2
+
+
+def test_a_killed_run_leaves_the_sync_and_the_next_finds_it(
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """SIGKILL of the run while Fivetran syncs: the next run waits for that sync and forces no second one."""
+    shop.tool.control(hold=True)
+    process = shop.start()
+    shop.wait_for(lambda told: told["syncs"])
+    process.kill()
+    process.wait()
+    seen = shop.tool.tell()["requests"][f"GET /v1/connections/{CONNECTION}"]
+    with shop.meanwhile(looked(seen + 4), hold=False):
+        assert shop.sync(instance).success
+    assert [sync["status"] for sync in shop.tool.tell()["syncs"]] == ["succeeded"]
+
+
+def test_a_cancelled_run_stops_its_sync_and_leaves_the_connection_enabled(shop: Synced) -> None:
+    """SIGTERM: Fivetran stops a sync when its connection is paused; afterwards it is not paused any more."""
+    shop.tool.control(hold=True)
+    process = shop.start()
+    shop.wait_for(lambda told: told["syncs"] and looked(5)(told))
+    process.terminate()
+    told = shop.wait_for(lambda told: told["requests"].get(f"PATCH /v1/connections/{CONNECTION}", 0) == 2)
+    assert told["syncs"][0]["status"] == "cancelled"
+    assert process.wait() != 0
+
+
+def test_a_failed_sync_fails_with_the_reason_of_its_history(
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """The connector's own words and the connection's page are in the message."""
+    shop.tool.control(fail_stream="orders")
+    said = failure(shop.sync(instance))
+    assert "the sync failed: permission denied for table orders" in said
+    assert "https://fivetran.com/dashboard/connections/" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"pause": True}, "the connection is paused in Fivetran. Enable it there"),
+        ({"break_setup": True}, "Fivetran calls the connection broken: Reconnect: the password was refused"),
+        ({"disable_table": "orders"}, "Fivetran syncs no stream 'orders' in the connection 'old shop'"),
+        ({"delete": True}, "Fivetran has no connection 'old shop'. it was there before, and was deleted"),
+    ],
+    ids=["paused", "broken", "table disabled", "deleted"],
+)
+def test_what_cannot_be_synced_is_said_before_a_sync_starts(
+    shop: Synced, instance: dg.DagsterInstance, change: dict[str, object], wanted: str
+) -> None:
+    """Each refusal names Fivetran, the connection and the way out, and nothing has been started."""
+    refresh(shop.defs, read_settings())
+    shop.tool.control(**change)
+    assert wanted in (said := failure(shop.sync(instance))), said
+    assert SECRET not in said
+    assert shop.tool.tell()["syncs"] == []
+
+
+def test_what_passes_is_waited_out_and_wrong_credentials_are_not(
+    shop: Synced, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """429 and 5xx are tried again; a refused key is said at once, without the secret."""
+    shop.tool.control(throttle_next=2, error_next=2)
+    assert shop.sync(instance).success
+    monkeypatch.setenv("FERRY_CONNECTIONS__TOOL", shop.account.replace(SECRET, "wrong"))
+    said = failure(shop.sync(instance))
+    assert "Fivetran answers HTTP 401" in said
+    assert "wrong" not in said

@@ -1,0 +1,74 @@
+"""The commands `ferry connectors list | refresh | sync`: what the declared sync tools know, and a sync by hand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ferry.errors import FerryError, PermanentError
+from ferry.settings import read_settings
+
+connectors = typer.Typer(
+    no_args_is_help=True, help="Connections of Airbyte and Fivetran: list, refresh, sync."
+)
+Defs = Annotated[
+    Path | None,
+    typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
+]
+console = Console()
+
+
+@connectors.command("list")
+def show(defs: Defs = None) -> None:
+    """Show the declared connections, and how old what is known of them is. Asks nobody."""
+    from ferry.components.connections import declared_connections, recall
+
+    table = Table(title="Connections", title_justify="left")
+    for heading in ("name", "tool", "connection", "streams", "read from the tool"):
+        table.add_column(heading)
+    settings = read_settings()
+    for one in declared_connections(_folder(defs)):
+        kept = recall(settings, one.attributes.name)
+        streams = ", ".join(one.keys(settings)) or "not known yet"
+        table.add_row(
+            one.attributes.name,
+            one.label,
+            one.attributes.connection,
+            streams,
+            kept.read_at if kept else "never",
+        )
+    console.print(table)
+
+
+@connectors.command()
+def refresh(defs: Defs = None) -> None:
+    """Ask each tool what its connection holds now; the definitions show it when they are loaded next."""
+    from ferry.components.connections import refresh as ask
+
+    failed: list[FerryError] = []
+    for name, told in ask(_folder(defs), read_settings()).items():
+        if isinstance(told, FerryError):
+            failed.append(told)
+        else:
+            console.print(
+                f"{name}: {len(told.connection.tables)} streams, {told.connection.url}", highlight=False
+            )
+    if failed:
+        raise failed[0] if len(failed) == 1 else PermanentError("; ".join(map(str, failed)))
+
+
+@connectors.command()
+def sync(name: str, defs: Defs = None) -> None:
+    """Sync one connection now, through Dagster, and wait for it."""
+    from ferry.components.connector_jobs import sync_now
+
+    told = sync_now(_folder(defs), name)
+    console.print(
+        f"{name}: {', '.join(f'{table} {rows} rows' for table, rows in told.items())}", highlight=False
+    )
+
+
+def _folder(defs: Path | None) -> Path:
+    return defs or Path(__file__).parent.parent / "shop" / "defs"
