@@ -132,3 +132,16 @@ def test_an_unknown_entity_is_one_message_with_the_nearest_name(loaded: Migratin
     succeeded, said, _ = run(loaded, "settle", "settle_entities", entities=["costumers"])
     assert not succeeded
     assert "Did you mean 'customers'?" in said
+
+
+def test_the_cutover_asks_for_confirmation_and_then_signs(loaded: Migrating) -> None:
+    """Without `confirm: true` nothing happens; with it the rest is loaded, and every entity is signed off."""
+    succeeded, said, _ = run(loaded, "cutover", "cut_over", signed_by="Ada")
+    assert not succeeded
+    assert "nothing was cut over" in said
+    succeeded, said, rows = run(
+        loaded, "cutover", "cut_over", signed_by="Ada", confirm=True, quiet_seconds=0.1, small=1_000_000
+    )
+    assert succeeded, said
+    assert {row["entity"] for row in rows} == {"customers", "employees", "orders", "products", "order_lines"}
+    assert count(loaded, "ferry.signed_off where signed_by = 'Ada'") == 5

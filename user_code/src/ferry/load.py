@@ -25,6 +25,7 @@ from ferry.kept import as_rows, dumps
 from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
+from ferry.sign_off import refuse_change
 from ferry.stage import Manifest, Part
 from ferry.targets.postgres import ROW, UUID5, LoadSql
 from ferry.verdict import PartVerdict
@@ -95,8 +96,14 @@ class Loader:
         return self
 
     def lock(self, partition: str | None) -> None:
-        """Hold a partition (None: the entity) for this connection; see `ledger.lock`."""
+        """Hold a partition (None: the entity) for this connection, to change it; see `ledger.lock`.
+
+        Raises:
+            PermanentError: it was signed off (`ferry.sign_off`).
+        """
         ledger.lock(self.connection, self.plan.name, partition, self.settings.lock_timeout_seconds)
+        if not self.settings.change_after_cutover:
+            refuse_change(self.connection, self.plan.name)
 
     def unlock(self) -> None:
         """Let go of what `lock` took."""

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         default="",
         description="folder for what sync tools said of their connections; beside the stage if empty",
     )
+    change_after_cutover: bool = Field(
+        default=False, description="whether entities that were signed off may be changed"
+    )
     alert_slack_url: SecretStr | None = Field(
         default=None, description="incoming webhook of Slack, or of what speaks like it"
     )

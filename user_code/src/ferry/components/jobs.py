@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
+from ferry.cutover import Terms, cut_over
 from ferry.errors import DeclarationError, FerryError
 from ferry.load import Loader
 from ferry.pipeline import reconcile
@@ -43,8 +44,27 @@ class RollbackConfig(Selection):
     confirm: bool = Field(default=False, description="has to be true: the rows will be gone from the target")
 
 
+class CutoverConfig(dg.Config):
+    """When the migration is cut over, and who signs."""
+
+    signed_by: str = Field(description="who signs")
+    confirm: bool = Field(
+        default=False, description="has to be true: later runs refuse to change what is signed"
+    )
+    small: int = Field(
+        default=100, ge=0, description="rows that a pass may still change before the source must stop"
+    )
+    most_passes: int = Field(default=10, ge=1, description="give up after so many passes")
+    quiet_seconds: float = Field(default=10, ge=0, description="how long nothing may change in the source")
+    last: str = Field(
+        default="everything",
+        pattern="^(everything|changed)$",
+        description="what the last pass reads: everything, or what updated_at says has changed",
+    )
+
+
 def migration_jobs(folder: Path) -> dg.Definitions:
-    """The jobs `plan`, `settle`, `replay`, `reconcile` and `rollback` for the entities below `folder`."""
+    """The jobs `plan`, `settle`, `replay`, `reconcile`, `cutover` and `rollback` for the entities below `folder`."""
 
     @dg.op(name="plan_migration", out=dg.Out(dg.Nothing))
     def plan_op(context: dg.OpExecutionContext, ferry: FerryResource) -> None:
@@ -113,12 +133,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
     def rollback_op(context: dg.OpExecutionContext, config: RollbackConfig, ferry: FerryResource) -> None:
         """Take back what was loaded; rows that were there before stay, and a reload gives the same keys."""
         with _worded():
-            if not config.confirm:
-                raise DeclarationError(
-                    "nothing was rolled back",
-                    where="config: confirm",
-                    next="Set confirm: true if you mean it",
-                )
+            _confirmed(config.confirm, "nothing was rolled back")
             if config.partitions and not config.entities:
                 raise DeclarationError(
                     "partitions belong to entities",
@@ -129,11 +144,26 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with _worded():
             _show(context, roll_back(plans, settings, tuple(config.entities), tuple(config.partitions)))
 
+    @dg.op(name="cut_over", out=dg.Out(dg.Nothing))
+    def cutover_op(context: dg.OpExecutionContext, config: CutoverConfig, ferry: FerryResource) -> None:
+        """Catch up, make sure that the source stands still, settle, reconcile, and sign."""
+        with _worded():
+            _confirmed(config.confirm, "nothing was cut over")
+        plans, settings = _planned(folder, ferry)
+        terms = Terms(
+            config.signed_by, config.small, config.most_passes, config.quiet_seconds,
+            "changed" if config.last == "changed" else "everything",
+        )  # fmt: skip
+        with _worded():
+            done = cut_over(plans, settings, terms, context.run_id, context.log.info)
+        _show(context, ({"entity": name, **outcomes} for name, outcomes in done.entities.items()))
+
     ops: dict[str, tuple[Callable[..., Any], str]] = {
         "plan": (plan_op, "What would happen: order, references, partitions. Writes nothing."),
         "settle": (settle_op, "Settle the migration: no row waits that need not wait."),
         "replay": (replay_op, "Try rejected rows again, after what was wrong with them is mended."),
         "reconcile": (reconcile_op, "Hold the whole target against what was staged."),
+        "cutover": (cutover_op, "Catch up, settle, reconcile, and sign off; asks for `confirm: true`."),
         "rollback": (rollback_op, "Take back entities or partitions; asks for `confirm: true`."),
     }
     return dg.Definitions(
@@ -147,6 +177,11 @@ def migration_jobs(folder: Path) -> dg.Definitions:
             for name, (op, text) in ops.items()
         ]
     )
+
+
+def _confirmed(confirm: bool, nothing: str) -> None:
+    if not confirm:
+        raise DeclarationError(nothing, where="config: confirm", next="Set confirm: true if you mean it")
 
 
 def _planned(
