@@ -32,6 +32,10 @@ install: $(VENV)/.installed ## make .venv and install the locked packages
 demo: $(VENV)/.installed ## migrate the example shop, without Docker (SCALE=0.02)
 	@$(BIN)/python -m shop.demo.migrate
 
+.PHONY: demo-airbyte
+demo-airbyte: $(VENV)/.installed ## migrate what an emulated Airbyte syncs, without an account (SCALE=0.02)
+	@$(BIN)/python -m shop.demo.airbyte tests/emulators/airbyte.py
+
 .PHONY: demo-databases
 demo-databases: $(VENV)/.installed ## start the demo's databases alone and print their URLs
 	@$(BIN)/python -m shop.demo databases
@@ -43,7 +47,7 @@ demo-ui: $(VENV)/.installed ## open the Dagster UI on what the demo did (PORT=30
 .PHONY: demo-clean
 demo-clean: ## remove the demo's databases, stage and history
 	@test ! -x $(BIN)/python || $(BIN)/python -m shop.demo clean
-	@rm -rf out/demo
+	@rm -rf out/demo out/demo-airbyte
 
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker

@@ -60,10 +60,7 @@ def make_databases(server: EmbeddedServer, rows: Generator, scale: float, legacy
         create_database(server, name)
     with psycopg.connect(server.url(legacy)) as connection:
         customers = _fill_legacy(connection, rows)
-    with psycopg.connect(server.url(new_shop)) as connection:
-        connection.execute("SELECT set_config('demo.customers', %s, true)", [str(customers)])
-        connection.execute(_script("new_shop.sql"))
-        connection.execute(_script("new_shop_rows.sql"))
+    fill_new_shop(server.url(new_shop), customers)
     for name in (legacy, new_shop):
         with psycopg.connect(server.url(name, superuser=True), autocommit=True) as connection:
             connection.execute("VACUUM (ANALYZE)")
@@ -73,6 +70,14 @@ def make_databases(server: EmbeddedServer, rows: Generator, scale: float, legacy
                     sql.Identifier(name), sql.Literal(recipe(scale))
                 )
             )
+
+
+def fill_new_shop(url: str, customers: int) -> None:
+    """Make the new shop's tables in an empty database, with the rows it has before so many old customers come."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT set_config('demo.customers', %s, true)", [str(customers)])
+        connection.execute(_script("new_shop.sql"))
+        connection.execute(_script("new_shop_rows.sql"))
 
 
 def create_database(server: EmbeddedServer, name: str, template: str = "template1") -> None:
