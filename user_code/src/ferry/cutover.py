@@ -177,7 +177,7 @@ def _read_until(keys: tuple[str, ...], name: str, plans: MigrationPlan, settings
     return (row[1] - OVERLAP).isoformat() if row and row[0] == len(keys) else None
 
 
-Fingerprints = dict[str, dict[str, tuple[int, str]]]
+Fingerprints = dict[str, dict[str, tuple[int | None, str]]]
 
 
 def _fingerprints(plans: MigrationPlan, settings: Settings) -> Fingerprints:
