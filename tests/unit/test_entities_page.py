@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ferry import declaration
+from ferry import declaration, value_rules
 from ferry.declaration import EntityDeclaration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "entities.md").read_text("utf-8")
@@ -18,12 +18,16 @@ MODELS: dict[str, type[BaseModel]] = {
     "attributes": EntityDeclaration,
     "source": declaration.SourceTable,
     "partition": declaration.Partition,
+    "parse": value_rules.ParseRule,
+    "mapping": value_rules.MappingRule,
     "target": declaration.Target,
     "target.key": declaration.TargetKey,
     "references": declaration.Reference,
     "match": declaration.Match,
     "resources": declaration.Resources,
 }
+
+MODULES = (declaration.__name__, value_rules.__name__)
 
 
 def rows(section: str) -> dict[str, tuple[str, str]]:
@@ -63,11 +67,11 @@ def test_values_and_defaults_are_the_models(section: str) -> None:
             continue
         value = field.get_default(call_default_factory=True)
         assert value is not PydanticUndefined
-        plain: dict[Any, str] = {None: "none", "": "empty" if name == "description" else "the folder's name"}
+        plain: dict[Any, str] = {None: "none", "": "the folder's name" if name == "name" else "empty"}
         if isinstance(value, BaseModel):
             wanted = "`{}`"
         elif isinstance(value, dict | tuple):
-            wanted = "`{}`" if isinstance(value, dict) else "`[]`"
+            wanted = "`{}`" if isinstance(value, dict) else ", ".join(f"`{one}`" for one in value) or "`[]`"
         else:
             wanted = plain.get(value, f"`{value}`")
         assert default == wanted, name
@@ -77,8 +81,8 @@ def test_every_model_of_a_declaration_has_its_table() -> None:
     """A model that is added to the language without a table fails here."""
     declared = {
         one
-        for one in vars(declaration).values()
-        if isinstance(one, type) and issubclass(one, BaseModel) and one.__module__ == declaration.__name__
+        for one in (*vars(declaration).values(), *vars(value_rules).values())
+        if isinstance(one, type) and issubclass(one, BaseModel) and one.__module__ in MODULES
         and not one.__name__.startswith("_")
     }  # fmt: skip
     assert declared == set(MODELS.values())

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry.errors import PermanentError
-from ferry.kept import dumps
+from ferry.kept import NOT_WHOLE, dumps
 from ferry.load import REFUSALS, Loader, refusal
 
 # `label` is how `ferry.waiting_rows.missing` writes a parent: its entity, a space, its old key.
@@ -150,8 +150,14 @@ def refuse(loader: Loader, waiting: int, said: dict[str, Any]) -> None:
             " set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity = gone.entity and"
             " l.partition = gone.partition and l.chunk = gone.chunk)"
             " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, run_id)"
-            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row, %s from gone",
-            (waiting, Jsonb([said], dumps=dumps), loader.run_id),
+            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row || %s, %s from gone",
+            (
+                waiting,
+                Jsonb([said], dumps=dumps),
+                # What waited was read and made already; replay would do so a second time.
+                Jsonb({NOT_WHOLE: []} if loader.plan.changes else {}),
+                loader.run_id,
+            ),
         )
 
 

@@ -33,6 +33,7 @@ from ferry.contract import Contract
 from ferry.errors import DeclarationError
 from ferry.sources.declaration import FromFiles, FromNetSuite, FromRest, FromShopify
 from ferry.sources.declared import ONE_OR_SEVERAL, Columns, as_tuple
+from ferry.value_rules import MappingRule, ParseRule
 
 COMPONENT_TYPE = "ferry.components.Entity"
 
@@ -196,7 +197,9 @@ class EntityDeclaration(_Strict):
     contract: str
     target: Target
     id_map: Literal["internal", "published", "none"] = "internal"
+    parse: dict[str, ParseRule] = Field(default_factory=dict)
     columns: dict[str, str] = Field(default_factory=dict)
+    mapping: dict[str, MappingRule] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
     match: Match | None = None

@@ -39,7 +39,7 @@ def map_table(plan: EntityPlan) -> MapTable:
     return MapTable(
         plan.name,
         tuple(f"old_{name}" for name in plan.source_key),
-        tuple(wire_type(plan.schema.field(name).type) for name in plan.source_key),
+        tuple(wire_type(plan.sent.field(name).type) for name in plan.source_key),
         tuple(f"new_{name}" for name in plan.target_key),
         tuple(plan.target.columns[name].type for name in plan.target_key),
     )
@@ -91,7 +91,7 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
         parent = [
             sql.SQL("{} {} not null").format(
                 sql.Identifier(f"parent_{position}"),
-                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
             )
             for position, name in enumerate(edge.source_columns)
         ]
@@ -137,7 +137,7 @@ def look_up(
         sql.SQL("{} in ({}::text, {})").format(
             sql.Literal(value),
             sql.Identifier(old),
-            as_text(sql.Identifier(old), plan.schema.field(name).type),
+            as_text(sql.Identifier(old), plan.sent.field(name).type),
         )
         for name, old, value in zip(plan.source_key, table.old, key, strict=True)
     )

@@ -270,7 +270,8 @@ class Loader:
         numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
         match = self.plan.declaration.match
         known = known or bool(match and match.then == "update")
-        loaded = self._rows(table, numbers, partition, part.number, known)
+        sent = table if verdict.sent is None else verdict.sent
+        loaded = self._rows(sent, numbers, partition, part.number, known)
         errors = [*_first_errors(verdict), *loaded.refused]
         self._reject(partition, part.number, table, errors, attempts)
         loaded.outcomes.extracted = part.rows

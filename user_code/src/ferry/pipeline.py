@@ -375,9 +375,9 @@ def _hand_over(
         work.sample = table.slice(0, 5)
     if not wanted & {VALIDATED, LOADED}:
         return send(Progress(plan.name, work.partition, part.rows, RAW))
-    name = f"verdict-{judge.contract.fingerprint()}/{part.file}"
+    name = f"verdict-{judge.fingerprint()}/{part.file}"
     kept = work.stage.read_beside(stage_id, name) if VALIDATED not in wanted else None
-    verdict = PartVerdict.from_bytes(kept) if kept else judge.judge(table, duplicates)
+    verdict = judge.recall(kept, table) if kept else judge.judge(table, duplicates)
     if VALIDATED in wanted:
         work.stage.write_beside(stage_id, name, verdict.to_bytes())
     work.tally.add(verdict)

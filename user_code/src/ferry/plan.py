@@ -7,31 +7,26 @@ with the place and the way out.
 
 import difflib
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
 from ferry.catalogue import Column, Table, arrow_field, column_of, connect, describe
+from ferry.columns import ColumnPlan, plan_columns
 from ferry.contract import compile_contract
 from ferry.declaration import Entity, EntityDeclaration, Migration, Reference, fingerprint, nearest
 from ferry.errors import DeclarationError
 from ferry.extract import describe_sources
+from ferry.mapping import MappedColumn, plan_mapping
+from ferry.parse import check_rules, column_as
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
 from ferry.sources.shape import UNFIT
-from ferry.targets.types import REFUSED, carry, comparable
+from ferry.targets.types import comparable
 
 WAIT = "wait"
 NULL_THEN_UPDATE = "null first, then update"
 AHEAD = "keys ahead"
-
-
-@dataclass(frozen=True)
-class ColumnPlan:
-    """One source column, the target column it goes to, and the exact cast between them ('' for none)."""
-
-    source: str
-    target: str
-    cast: str
 
 
 @dataclass(frozen=True)
@@ -68,11 +63,27 @@ class EntityPlan:
     source: Table
     target: Table
     schema: pa.Schema
+    """The columns as they are staged."""
+    parsed: dict[str, Column]
+    """The same in PostgreSQL's words, once `parse` has read its text: what the contract and `mapping` see."""
+    mapped: tuple[MappedColumn, ...]
     columns: tuple[ColumnPlan, ...]
     edges: tuple[EdgePlan, ...]
     plan_hash: str
     # The entities that get their keys together with this one, in the order in which they are inserted.
     ahead: tuple[str, ...] = ()
+
+    @cached_property
+    def sent(self) -> pa.Schema:
+        """The columns of the rows that are loaded: as staged, unless `parse` reads them, and those that are made."""
+        rules = self.declaration.parse
+        read = [arrow_field(self.parsed[f.name]) if f.name in rules else f for f in self.schema]
+        return pa.schema([*read, *(one.field for one in self.mapped)])
+
+    @property
+    def changes(self) -> bool:
+        """Whether rows are loaded otherwise than they are staged."""
+        return bool(self.declaration.parse or self.mapped)
 
     @property
     def declaration(self) -> EntityDeclaration:
@@ -300,11 +311,28 @@ def _plan_entity(
     source, target = tables[name]
     _check_names(entity, source, target)
     schema = pa.schema([arrow_field(column) for column in source.columns.values()])
+    where = str(entity.path)
+    check_rules(declaration.parse, source.columns, source.label, declaration.source.key, where)
+    parsed = {
+        name: column_as(name, declaration.parse[name].type, f"{where}: parse.{name}", column)
+        if name in declaration.parse
+        else column
+        for name, column in source.columns.items()
+    }
+    named = {name: column for name, column in parsed.items() if name != UNFIT}
+    mapped = plan_mapping(declaration.mapping, named, target, entity.path)
     edges = tuple(
         _plan_edge(migration, entity, position, circle, target)
         for position in range(len(declaration.references))
     )
-    columns = tuple(_carried(entity, source, target, edges))
+    columns = plan_columns(
+        entity,
+        parsed,
+        mapped,
+        target,
+        referring={column for edge in edges for column in edge.source_columns},
+        taken={column for edge in edges for column in edge.target_columns},
+    )
     compiled = compile_contract(entity.contract)
     plan = EntityPlan(
         name,
@@ -313,6 +341,8 @@ def _plan_entity(
         source,
         target,
         schema,
+        parsed,
+        mapped,
         columns,
         edges,
         fingerprint(
@@ -323,6 +353,7 @@ def _plan_entity(
                     include={
                         "source",
                         "partition",
+                        "parse",
                         "target",
                         "columns",
                         "drop",
@@ -335,6 +366,8 @@ def _plan_entity(
                     },
                 ),
                 "contract": compiled.fingerprint(),
+                "mapping": {one.target: (one.code, one.column.type) for one in mapped},
+                "source": {column.name: column.type for column in source.columns.values()},
                 "types": {c.target: (c.cast, target.columns[c.target].type) for c in columns},
             }
         ),
@@ -485,6 +518,15 @@ def _check_possible(plan: EntityPlan) -> None:
             next="Make the database anew with encoding UTF8",
         )
     touched = {*plan.source_key, *plan.target_key, *plan.written, *(c.source for c in plan.columns)}
+    for one in plan.mapped:
+        if any(one.target in edge.target_columns for edge in plan.edges) or (
+            one.target in plan.target_key and declaration.target.key.source != "natural"
+        ):
+            raise DeclarationError(
+                f"{target.label}.{one.target} is filled by a reference or is a key that is made",
+                where=f"{path}: mapping.{one.target}",
+                next="Map another column, or remove this rule",
+            )
     if marked := sorted(name for name in touched if "%" in name):
         raise DeclarationError(
             f"the column {marked[0]!r} has a percent sign in its name",
@@ -516,7 +558,7 @@ def _check_comparable(plan: EntityPlan, position: int, parent: Table) -> None:
     """A reference and the key that it holds have to be of one kind, or no row would ever find its parent."""
     edge = plan.edges[position]
     for name, key in zip(edge.source_columns, edge.parent_key, strict=True):
-        mine, theirs = plan.source.columns[name], column_of(parent, key, f"{edge.parent}: source.key")
+        mine, theirs = plan.parsed[name], column_of(parent, key, f"{edge.parent}: source.key")
         kinds = {comparable(arrow_field(one).type) for one in (mine, theirs)}
         if len(kinds) > 1:
             raise DeclarationError(
@@ -550,53 +592,6 @@ def _check_stub(entity: Entity, parent: Entity, edge: EdgePlan, target: Table) -
                 why="it is NOT NULL and has no default",
                 next=f"Add it: stub: {{{name}: …}}",
             )
-
-
-def _carried(entity: Entity, source: Table, target: Table, edges: tuple[EdgePlan, ...]) -> list[ColumnPlan]:
-    declaration = entity.declaration
-    referring = {column for edge in edges for column in edge.source_columns}
-    taken = {column for edge in edges for column in edge.target_columns}
-    made = declaration.target.key.source not in ("natural", "expression")
-    carried: list[ColumnPlan] = []
-    for name, column in source.columns.items():
-        # What did not fit its field's type is for the verdict, not for the target.
-        if name in declaration.drop or name == UNFIT:
-            continue
-        # The old key may be kept beside the new one: `columns` names its place, `into` that of the new key.
-        if name in referring and declaration.columns.get(name) in (None, *taken):
-            continue
-        if made and name in declaration.source.key and name not in declaration.columns:
-            continue
-        into = declaration.target_column(name)
-        if into not in target.columns:
-            raise DeclarationError(
-                f"the source column {name!r} goes nowhere: {target.label} has no column {into!r}",
-                where=f"{entity.path}: columns",
-                next=f"Map it under `columns` or list it under `drop`. {nearest(into, target.columns, 'Columns')}",
-            )
-        if target.columns[into].generated:
-            raise DeclarationError(
-                f"{target.label}.{into} is computed by the database and cannot be written",
-                where=f"{entity.path}: columns.{name}",
-                next=f"List {name!r} under `drop`, or map it to another column",
-            )
-        cast = carry(column, target.columns[into])
-        if cast is None:
-            refused = REFUSED.get(column.base_type.removeprefix("_"))
-            raise DeclarationError(
-                f"{name} ({column.type}) cannot be carried exactly into {into} ({target.columns[into].type})",
-                where=f"{entity.path}: columns.{name}",
-                why=refused or "it could be rounded, cut or read in two ways, and nothing is changed unasked",
-                next="List it under `drop`, or read it as text"
-                if refused
-                else "Give the target a type that holds every value of the source",
-            )
-        if into in [c.target for c in carried]:
-            raise DeclarationError(
-                f"two source columns go to {into!r}", where=f"{entity.path}: columns", next="Drop one of them"
-            )
-        carried.append(ColumnPlan(name, into, cast))
-    return carried
 
 
 def _check_filled(entity: Entity, target: Table, plan: EntityPlan) -> None:

@@ -123,11 +123,13 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
     duplicates = stage.duplicates(manifest)
     for part in manifest.parts:
         table = stage.read(manifest, part)
-        numbers = np.flatnonzero(judge.judge(table, duplicates).accepted()).astype(np.int64)
+        verdict = judge.judge(table, duplicates)
+        numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
+        sent = table if verdict.sent is None else verdict.sent
         if not len(numbers):
             continue
         with loader.connection.transaction(force_rollback=True):
-            loader.copy(loader.incoming(table, numbers))
+            loader.copy(loader.incoming(sent, numbers))
             loader.connection.execute(
                 sql.SQL(
                     "delete from {} i using (select row_no from ferry.rejected_rows where entity = %(e)s and"

@@ -137,7 +137,8 @@ def _chunk(
     manifest = stage.manifest()
     verdict = judge.judge(table, stage.duplicates(manifest) if manifest else None)
     accepted = np.flatnonzero(verdict.accepted()).astype(np.int64)
-    loaded = loader.load_rows(table, accepted, partition, chunk, numbers=numbers)
+    sent = table if verdict.sent is None else verdict.sent
+    loaded = loader.load_rows(sent, accepted, partition, chunk, numbers=numbers)
     refused: dict[int, list[dict[str, Any]]] = {}
     for error in [*verdict.errors.to_pylist(), *loaded.refused]:
         refused.setdefault(error["row"], []).append(error)

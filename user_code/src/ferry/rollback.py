@@ -152,10 +152,12 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
     judge, removed = Judge(plan), 0
     for part in manifest.parts:
         table = stage.read(manifest, part)
-        numbers = np.flatnonzero(judge.judge(table, stage.duplicates(manifest)).accepted()).astype(np.int64)
+        verdict = judge.judge(table, stage.duplicates(manifest))
+        numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
+        sent = table if verdict.sent is None else verdict.sent
         if not len(numbers):
             continue
-        loader.copy(loader.incoming(table, numbers))
+        loader.copy(loader.incoming(sent, numbers))
         mine = sql.SQL(" and ").join(
             sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
             for name in plan.target_key

@@ -193,7 +193,7 @@ def _stub(loader: Loader, edge: EdgePlan) -> int:
         sql.SQL(", ").join(
             sql.SQL("(w.row->>{})::{} as {}").format(
                 sql.Literal(name),
-                sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
                 sql.Identifier(f"k{position}"),
             )
             for position, name in enumerate(edge.source_columns)
@@ -300,9 +300,9 @@ def _parent_key(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
             as_text(
                 sql.SQL("(w.row->>{})::{}").format(
                     sql.Literal(name),
-                    sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                    sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
                 ),
-                plan.schema.field(name).type,
+                plan.sent.field(name).type,
             )
             for name in edge.source_columns
         )
@@ -346,7 +346,7 @@ def _revive(loader: Loader) -> int:
                     sql.SQL("p.{} = (r.row->>{})::{}").format(
                         sql.Identifier(f"old_{key}"),
                         sql.Literal(name),
-                        sql.SQL(wire_type(plan.schema.field(name).type)),  # type: ignore[arg-type]
+                        sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
                     )
                     for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
                 ),

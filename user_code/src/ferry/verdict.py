@@ -7,7 +7,8 @@ contract. (What the target's columns refuse, and references, are judged while lo
 
 import io
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -18,9 +19,14 @@ import pyarrow.compute as pc  # its functions are made at run time
 import pyarrow.parquet as pq
 
 from ferry.contract import CompiledContract, compile_contract
-from ferry.contract.verdict import MASK
+from ferry.contract.carried import python_values, shown
+from ferry.contract.verdict import MASK, withheld
+from ferry.declaration import fingerprint
+from ferry.mapping import Failures, MappedColumn, map_rows
+from ferry.parse import Parser
 from ferry.plan import EntityPlan, not_null_targets
 from ferry.sources.shape import UNFIT
+from ferry.value_rules import ParseRule
 
 ERRORS = pa.schema(
     [
@@ -36,10 +42,14 @@ ERRORS = pa.schema(
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """The verdict over one part: `errors` (see `ERRORS`, several a row possible), and how many rows are rejected."""
+    """The verdict over one part: `errors` (see `ERRORS`, several a row possible), and how many rows are rejected.
+
+    `sent` are the rows as they are loaded, with what `parse` read and `mapping` made; None where both do nothing.
+    """
 
     rows: int
     errors: pa.Table
+    sent: pa.Table | None = None
 
     @property
     def rejected(self) -> np.ndarray:
@@ -99,13 +109,23 @@ class Judge:
         self._plan = plan
         self.contract: CompiledContract = compile_contract(plan.entity.contract)
         self._fits = not_null_targets(plan)
+        self._parser = Parser(plan.schema, plan.parsed, plan.declaration.parse, str(plan.entity.path))
+        self._personal = {column.name for column in self.contract.fields if column.personal}
         asked = self.contract.kinds()
         self._as = {
             f.name: _SHOWN[(f.metadata or {})[b"pg_type"].decode().partition("(")[0]]
-            for f in plan.schema
+            for f in self._parser.schema
             if pa.types.is_string(f.type)
             and (f.metadata or {}).get(b"pg_type", b"").decode().partition("(")[0] in asked.get(f.name, ())
         }
+
+    def fingerprint(self) -> str:
+        """Changes when this judge may say something else of the same rows, as far as the declaration goes."""
+        rules, contract = self._plan.declaration.parse, self.contract.fingerprint()
+        if not self._plan.changes:
+            return contract
+        made = {one.target: one.code for one in self._plan.mapped}
+        return fingerprint([contract, {name: rule.model_dump() for name, rule in rules.items()}, made])
 
     def judge(self, table: pa.Table, duplicates: pa.Table | None) -> PartVerdict:
         """The verdict over one part.
@@ -114,23 +134,74 @@ class Judge:
             table: the part's rows as staged.
             duplicates: the keys that occur more than once, as `Extraction.duplicates` gives them.
         """
-        found = [
-            self._repeated(table, duplicates),
-            _unfit(table),
-            self._null_keys(table),
-            *self._contract(table),
+        read, unread = self._parser.parse(table)
+        judged = [*self._unread(table, unread), *self._contract(read, unread)]
+        errors = _first_reason(
+            [self._repeated(table, duplicates), _unfit(table), self._null_keys(read), _by_row(judged)]
+        )
+        sent, failed = self._map(read, PartVerdict(table.num_rows, errors).accepted())
+        errors = _first_reason([errors, *failed, self._refused(sent)])
+        return PartVerdict(table.num_rows, errors, sent if self._plan.changes else None)
+
+    def recall(self, body: bytes, table: pa.Table) -> PartVerdict:
+        """A verdict that was kept as bytes, with its rows made ready again."""
+        kept = PartVerdict.from_bytes(body)
+        if not self._plan.changes:
+            return kept
+        return replace(kept, sent=self._map(self._parser.parse(table)[0], kept.accepted())[0])
+
+    def _map(self, table: pa.Table, accepted: np.ndarray) -> tuple[pa.Table, list[pa.Table]]:
+        """The rows with the columns that `mapping` makes; those of rows that are rejected are NULL."""
+        mapped = self._plan.mapped
+        if not mapped:
+            return table, []
+        numbers = np.flatnonzero(accepted)
+        some = table if len(numbers) == table.num_rows else table.take(pa.array(numbers))
+        made, failed = map_rows(mapped, some)
+        errors = [self._unmade(one, failures, some, numbers) for one, failures in failed]
+        if len(numbers) == table.num_rows:
+            return made, errors
+        places = np.full(table.num_rows, -1, dtype=np.int64)
+        places[numbers] = np.arange(len(numbers))
+        back = pa.array(places, mask=places < 0)
+        for one in mapped:
+            table = table.append_column(one.field, pc.take(made.column(one.name), back))
+        return table, errors
+
+    def _unmade(self, one: MappedColumn, failures: Failures, rows: pa.Table, numbers: np.ndarray) -> pa.Table:
+        personal = bool(self._personal & set(one.sources))
+        given = python_values(
+            rows.select(one.sources).take(pa.array(list(failures))).to_struct_array().combine_chunks()
+        )
+        values = [
+            MASK if personal else shown(next(iter(row.values())) if len(one.sources) == 1 else row)
+            for row in given
         ]
-        taken: set[int] = set()
-        kept: list[pa.Table] = []
-        for errors in (*found, self._refused(table)):
-            if errors is None or not errors.num_rows:
-                continue
-            if taken:
-                fresh = ~np.isin(errors.column("row").to_numpy(), np.fromiter(taken, dtype=np.int64))
-                errors = errors.filter(pa.array(fresh))
-            kept.append(errors)
-            taken.update(errors.column("row").to_pylist())
-        return PartVerdict(table.num_rows, pa.concat_tables(kept) if kept else ERRORS.empty_table())
+        told = [withheld("") if personal and rule in _REPEATING else why for rule, why in failures.values()]
+        return pa.table(
+            [
+                [int(numbers[row]) for row in failures], ["mapping"] * len(given), [one.target] * len(given),
+                [rule for rule, _ in failures.values()], values, told,
+            ],
+            schema=ERRORS,
+        )  # fmt: skip
+
+    def _unread(self, table: pa.Table, unread: list[tuple[str, np.ndarray, ParseRule]]) -> list[pa.Table]:
+        """Texts that their rule cannot read, as they were."""
+        return [
+            _errors(
+                rows.tolist(),
+                "parse",
+                name,
+                rule.type,
+                [
+                    MASK if name in self._personal else shown(v)
+                    for v in table.column(name).take(pa.array(rows)).to_pylist()
+                ],
+                f"the text is no {rule.type} as declared under parse",
+            )
+            for name, rows, rule in unread
+        ]
 
     def _repeated(self, table: pa.Table, duplicates: pa.Table | None) -> pa.Table | None:
         if duplicates is None or not duplicates.num_rows:
@@ -167,7 +238,7 @@ class Judge:
                 found.append(_errors(rows, "contract", name, "null_key", None, "a key may not be NULL"))
         return pa.concat_tables(found) if found else None
 
-    def _contract(self, table: pa.Table) -> list[pa.Table]:
+    def _contract(self, table: pa.Table, unread: list[tuple[str, np.ndarray, ParseRule]]) -> list[pa.Table]:
         offset, found = 0, []
         for batch in self._shown(table).to_batches():
             errors = self.contract.judge(batch).errors
@@ -177,7 +248,13 @@ class Judge:
                 reason = pa.array(["contract"] * errors.num_rows, pa.string())
                 found.append(pa.table({"row": rows, "reason": reason, **columns}).cast(ERRORS))
             offset += batch.num_rows
-        return [pa.concat_tables(found)] if found else []
+        errors = pa.concat_tables(found) if found else ERRORS.empty_table()
+        for name, rows, _ in unread:  # the contract saw NULL there, which says nothing of the source
+            there = np.isin(errors.column("row").to_numpy(), rows)
+            errors = errors.filter(
+                pc.invert(pc.and_(pa.array(there), pc.equal(errors.column("column"), name)))
+            )
+        return [errors]
 
     def _shown(self, table: pa.Table) -> pa.Table:
         """The rows as the contract sees them: a `numeric` and a `uuid` that travel as text are what they were."""
@@ -217,6 +294,30 @@ class Judge:
         return pa.concat_tables(parts) if parts else None
 
 
+# Rules whose message may repeat the value that they failed on.
+_REPEATING = ("expression", "python", "json")
+
+
+def _by_row(tables: list[pa.Table]) -> pa.Table:
+    """Errors of several kinds as one, ordered by row."""
+    return pa.concat_tables(tables).sort_by("row") if len(tables) > 1 else tables[0]
+
+
+def _first_reason(found: list[pa.Table | None]) -> pa.Table:
+    """The errors of each row for the first reason that applies to it."""
+    taken: set[int] = set()
+    kept: list[pa.Table] = []
+    for errors in found:
+        if errors is None or not errors.num_rows:
+            continue
+        if taken:
+            fresh = ~np.isin(errors.column("row").to_numpy(), np.fromiter(taken, dtype=np.int64))
+            errors = errors.filter(pa.array(fresh))
+        kept.append(errors)
+        taken.update(errors.column("row").to_pylist())
+    return pa.concat_tables(kept) if kept else ERRORS.empty_table()
+
+
 def _numeric(column: pa.ChunkedArray) -> pa.ChunkedArray:
     type_ = pa.opaque(pa.string(), "numeric", "PostgreSQL")
     return pa.chunked_array([pa.ExtensionArray.from_storage(type_, chunk) for chunk in column.chunks], type_)
@@ -245,7 +346,7 @@ def _unfit(table: pa.Table) -> pa.Table | None:
 
 
 def _errors(
-    rows: list[int], reason: str, column: str, rule: str, values: list[str] | None, message: str
+    rows: list[int], reason: str, column: str, rule: str, values: Sequence[str | None] | None, message: str
 ) -> pa.Table:
     count = len(rows)
     return pa.table(

@@ -24,6 +24,7 @@ from ferry.contract import compile_contract
 from ferry.declaration import Entity as DeclaredEntity
 from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, read_migration
 from ferry.errors import FerryError
+from ferry.mapping import code_of
 from ferry.partition import WHOLE, scheme_of
 from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
 from ferry.plan import circular_parents, plan_migration
@@ -107,11 +108,15 @@ def code_versions(entity: DeclaredEntity) -> dict[str, str]:
     reading = {name: declared[name] for name in ("source", "partition", "duplicates")}
     loading = ("target", "columns", "drop", "references", "match", "mode", "id_map", "on_vanished")
     raw = fingerprint(reading)
-    validated = fingerprint([raw, contract])
+    validated = fingerprint([raw, contract, declared["parse"]])
+    rules = entity.declaration.mapping
+    made = {
+        name: code_of(rule, entity.path, f"{entity.path}: mapping.{name}") for name, rule in rules.items()
+    }
     return {
         RAW: raw,
         VALIDATED: validated,
-        LOADED: fingerprint([validated, {name: declared[name] for name in loading}]),
+        LOADED: fingerprint([validated, {name: declared[name] for name in loading}, made]),
     }
 
 

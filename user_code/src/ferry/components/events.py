@@ -295,7 +295,7 @@ def _counts(what: str, counts: dict[str, int]) -> Any:
 def _columns(plan: EntityPlan, source: dg.AssetKey) -> dict[str, Any]:
     """The target's columns and where each comes from."""
     lineage = {
-        column.target: [dg.TableColumnDep(asset_key=source, column_name=column.source)]
+        column.target: [dg.TableColumnDep(asset_key=source, column_name=name) for name in column.origins]
         for column in plan.columns
     }
     for edge in plan.edges:

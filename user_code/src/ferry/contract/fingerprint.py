@@ -44,6 +44,11 @@ def fingerprint(reading: Reading) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
 
 
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """64 hexadecimal digits that change when a function, or what it uses of its own package, may do something else."""
+    return hashlib.sha256(json.dumps(_canonical(function), sort_keys=True, default=repr).encode()).hexdigest()
+
+
 def _canonical(thing: Any) -> Any:
     if thing is None or isinstance(thing, (bool, int, str)):
         return thing

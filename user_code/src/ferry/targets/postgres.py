@@ -47,7 +47,7 @@ class LoadSql:
         needed = {*plan.source_key, *(c.source for c in plan.columns)}
         needed |= {name for edge in plan.edges for name in edge.source_columns}
         needed |= set(plan.declaration.match.on) if plan.declaration.match else set()
-        fields = tuple(field for field in plan.schema if field.name in needed)
+        fields = tuple(field for field in plan.sent if field.name in needed)
         return (
             (*fields, pa.field(UUID5, pa.string()))
             if plan.declaration.target.key.source == "uuid5"
@@ -229,7 +229,7 @@ class LoadSql:
     def _key_text(self, alias: str) -> sql.Composed:
         return sql.SQL("array[{}]").format(
             sql.SQL(", ").join(
-                as_text(sql.Identifier(alias, name), self.plan.schema.field(name).type)
+                as_text(sql.Identifier(alias, name), self.plan.sent.field(name).type)
                 for name in self.plan.source_key
             )
         )
@@ -239,7 +239,7 @@ class LoadSql:
         value = sql.Identifier("i", source)
         if cast:
             return sql.SQL("{}{}").format(value, sql.SQL(cast))  # type: ignore[arg-type]
-        wire = wire_type(self.plan.schema.field(source).type)
+        wire = wire_type(self.plan.sent.field(source).type)
         plain = {"int2": "smallint", "int4": "integer", "int8": "bigint", "numeric": "numeric", "bpchar": "bpchar",
                  "float8": "double precision"}.get(column.base_type)  # fmt: skip
         if column.category == "b" and plain and plain != wire:
@@ -667,8 +667,7 @@ class LoadSql:
                 sql.Identifier(f"m{position}"),
                 sql.Literal(f"{edge.parent} "),
                 sql.SQL(", ").join(
-                    as_text(sql.Identifier("i", n), self.plan.schema.field(n).type)
-                    for n in edge.source_columns
+                    as_text(sql.Identifier("i", n), self.plan.sent.field(n).type) for n in edge.source_columns
                 ),
             )
             for position, edge in enumerate(self.plan.edges)
