@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chaos.trial import arena
+from chaos.worker import MOMENTS
 
 
 def main() -> int:
@@ -21,6 +22,7 @@ def main() -> int:
     console = Console()
     done = lost = duplicated = twice = wrong = 0
     kinds: Counter[str] = Counter()
+    places: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as home:
         console.print("Making the shop, its oracle and targets half-way …")
@@ -35,6 +37,7 @@ def main() -> int:
                     kinds["killed in time" if told.killed else "over before the kill"] += 1
                     kinds[told.scenario] += 1
                     kinds.update(f"{victim} killed" for victim in told.victim.split(", "))
+                    places.update(told.places)
                     if not found.clean:
                         what = f"{told.scenario}, {told.victim} killed at {told.moment}"
                         bar.print(f"seed {seed}: {what}: {found.said}")
@@ -42,6 +45,11 @@ def main() -> int:
             except KeyboardInterrupt:
                 bar.print("Stopped; what was tried until then:")
     console.print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())), highlight=False)
+    console.print(
+        "Killed " + ", ".join(f"{place} {count}" for place, count in sorted(places.items())), highlight=False
+    )
+    if never := sorted(set(MOMENTS) - {place.partition(" ")[2] for place in places}):
+        console.print(f"Never killed at: {', '.join(never)}", highlight=False)
     if wrong:
         console.print(f"{wrong} ledgers do not add up", style="red")
     print(f"{done} trials, {lost} lost, {duplicated} duplicated, {twice} mapped twice")

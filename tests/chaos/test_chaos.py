@@ -11,7 +11,7 @@ from chaos.judgement import judge, pairs
 from chaos.trial import LOAD, Arena, arena
 from chaos.worker import AFTER, LEDGER_APART, Moment
 
-TRIALS = 8
+TRIALS = 20
 
 
 @pytest.fixture(scope="module")

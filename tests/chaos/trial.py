@@ -68,6 +68,8 @@ class Told:
     moment: str
     killed: bool
     judgement: Judgement
+    # Where a process was when it was killed, or when its database was: `before commit`, `inside copy`, `at any time`.
+    places: tuple[str, ...] = ()
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Arena:
         with self.target(scenario.template) as job:
             job = replace(job, steps=scenario.steps)
             earlier = pairs(job.target_url)
-            killed, told = False, []
+            places, told = [], []
             for _ in range(drawn.choice((1, 1, 2))):
                 victim = drawn.choices(("process", "server"), (3, 1))[0]
                 moment, delay = self._draw(drawn, scenario)
@@ -101,14 +103,17 @@ class Arena:
                 )
                 # A run that the database left goes on by itself in some trials, in others somebody starts it again.
                 retries = drawn.choice((0, 5)) if victim == "server" else 0
-                killed = self.strike(replace(job, retries=retries), victim, moment, delay, drawn) or killed
+                if self.strike(replace(job, retries=retries), victim, moment, delay, drawn):
+                    places.append(f"{moment.when} {moment.place}" if moment else "at any time")
                 earlier = _merge(earlier, pairs(job.target_url))
             said = self._finish(scenario, job)
             judgement = judge(self.oracle, job.target_url, earlier)
             judgement.said += said
             judgement.duplicated += len(said)
         victims, moments = zip(*told, strict=True)
-        return Told(scenario.name, ", ".join(victims), ", ".join(moments), killed, judgement)
+        return Told(
+            scenario.name, ", ".join(victims), ", ".join(moments), bool(places), judgement, tuple(places)
+        )
 
     def uninterrupted(self, scenario: Scenario) -> Judgement:
         """The same without a kill; counts the calls of each place and the time, from which moments are drawn."""
@@ -166,10 +171,11 @@ class Arena:
 
     def _finish(self, scenario: Scenario, job: Job) -> list[str]:
         """Do the whole job again, and what follows it; returns what is wrong in between."""
-        said: list[str] = []
+        if scenario.name != "rollback":
+            self.whole(replace(job, steps=(*job.steps, *scenario.then)))
+            return []
         self.whole(job)
-        if scenario.name == "rollback":
-            said = leftovers(job.target_url, self.server.url(BEFORE_URL))
+        said = leftovers(job.target_url, self.server.url(BEFORE_URL))
         self.whole(replace(job, steps=scenario.then))
         return said
 

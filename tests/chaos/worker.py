@@ -15,7 +15,7 @@ from ferry import ledger, load, replay, rollback, settle, stage
 from ferry.declaration import read_migration
 from ferry.errors import FerryError
 from ferry.pipeline import PartitionFailed, carry
-from ferry.plan import plan_migration
+from ferry.plan import MigrationPlan, plan_migration
 from ferry.settings import Settings
 from ferry.sources import postgres as source
 
@@ -93,8 +93,9 @@ def work(job: Job, moment: Moment | None, parent: Connection) -> None:
         _watch(moment.place, *_announce(moment, parent))
     failed = False
     try:
+        plans = plan_migration(read_migration(job.defs), settings_of(job))
         for step in job.steps:
-            failed = do(job, step) or failed
+            failed = do(plans, job, step) or failed
     except FerryError as error:
         print(error, file=sys.stderr)
         failed = True
@@ -102,10 +103,9 @@ def work(job: Job, moment: Moment | None, parent: Connection) -> None:
     sys.exit(failed)
 
 
-def do(job: Job, step: tuple[str, ...]) -> bool:
+def do(plans: MigrationPlan, job: Job, step: tuple[str, ...]) -> bool:
     """One step, by the engine's own functions; whether something of it failed."""
     settings = settings_of(job)
-    plans = plan_migration(read_migration(job.defs), settings)
     match step:
         case ("load", name, *partitions):
             events = carry(plans, name, tuple(partitions) or plans[name].scheme.keys, settings)
