@@ -280,3 +280,45 @@ def test_a_reference_to_a_row_that_came_last_of_all_is_filled_in_by_the_same_set
     assert small.rows("select name, new_id = friend from children order by 1") == [
         ("a", None), ("b", True), ("c", True), ("d", None),
     ]  # fmt: skip
+
+
+def test_of_rows_that_need_each_other_only_the_refused_one_and_its_children_stay_out(small: Small) -> None:
+    """The target refuses one row of a chain over two partitions by a CHECK: it is found, the others are loaded."""
+    a_chain(
+        small,
+        "select i, greatest(i - 1, 1), case when i %% 3 = 0 then 'a' else 'b' end, i::text"
+        " from generate_series(1, 60) i".replace("%%", "%"),
+    )
+    small.source("update nodes set up = 1 where id > 50")
+    small.target("alter table nodes add check (code not in ('41', '55'))")
+    small.migrating.load_all()
+    rejected = small.rejected("nodes")
+    assert {key for key, reason in rejected.items() if reason == "target_refused"} == {"41", "55"}
+    assert {int(key) for key, reason in rejected.items() if reason == "parent_rejected"} == set(range(42, 51))
+    assert small.outcomes("nodes") == {"extracted": 60, "inserted": 49, "rejected": 11}
+    small.target("alter table nodes drop constraint nodes_code_check")
+    replay(small.migrating.plans(), small.migrating.settings)
+    small.migrating.settle()
+    assert small.outcomes("nodes") == {"extracted": 60, "inserted": 60}
+
+
+def test_composite_keys_that_read_alike_are_told_apart_in_a_chain(small: Small) -> None:
+    """('a, b', 'c') and ('a', 'b, c') are two rows, also where rows wait for each other."""
+    small.source(
+        "create table nodes (x text, y text, up_x text, up_y text, primary key (x, y))",
+        "insert into nodes values ('a, b', 'c', 'a', 'b, c'), ('a', 'b, c', 'a, b', 'c'),"
+        " ('d', 'e', 'a', 'b, c'), ('f', 'g', 'a, b, c', '')",
+    )
+    small.target(
+        "create table nodes (new_id bigint generated always as identity primary key, x text, y text,"
+        " up bigint not null references nodes)"
+    )
+    small.declare(
+        "nodes", "x: str; y: str", key=["x", "y"], columns={"x": "x", "y": "y"},
+        references=[{"column": ["up_x", "up_y"], "to": "nodes", "into": "up"}],
+    )  # fmt: skip
+    small.migrating.load_all()
+    assert small.rows("select c.x, p.x from nodes c join nodes p on p.new_id = c.up order by 1") == [
+        ("a", "a, b"), ("a, b", "a"), ("d", "a"),
+    ]  # fmt: skip
+    assert small.rejected("nodes") == {"f, g": "missing_parent"}

@@ -179,6 +179,78 @@ def test_a_composite_key_with_nulls_among_its_references(small: Small) -> None:
     assert small.rejected("guests") == {"4": "missing_parent"}
 
 
+def test_a_table_that_only_links_others_is_loaded_again_and_moves_with_its_parents(small: Small) -> None:
+    """Its key is its two parents' new keys and it has no other column: nothing of it can differ, only be there."""
+    small.source(
+        "create table tags (id int primary key, name text)",
+        "create table tagged (a int, b int, primary key (a, b))",
+        "insert into tags values (7, 'x'), (8, 'y')",
+        "insert into tagged values (7, 8), (8, 8), (8, 9)",
+    )
+    small.target(
+        "create table tags (new_id bigint generated always as identity primary key, name text)",
+        "create table tagged (a bigint references tags, b bigint references tags, primary key (a, b))",
+    )
+    small.declare("tags", "id: int; name: str")
+    small.declare(
+        "tagged", "a: int; b: int", key=["a", "b"], new_key=["a", "b"], made="natural", id_map="none",
+        references=[{"column": "a", "to": "tags"}, {"column": "b", "to": "tags"}],
+    )  # fmt: skip
+    small.migrating.load_all()
+    small.target("truncate ferry.ledger")
+    small.migrating.load_all()
+    linked = "select a.name, b.name from tagged t join tags a on a.new_id = t.a join tags b on b.new_id = t.b"
+    assert sorted(small.rows(linked)) == [("x", "y"), ("y", "y")]
+    assert small.rejected("tagged") == {"8, 9": "missing_parent"}
+    assert [one.removed for one in roll_back(small.migrating.plans(), small.migrating.settings)] == [2, 2]
+
+
+def test_the_old_key_is_kept_beside_the_new_one(small: Small) -> None:
+    """`columns` names the place of what the reference held, `into` that of the parent's new key."""
+    small.source(
+        "create table shops (id int primary key)",
+        "create table sales (id int primary key, shop int)",
+        "insert into shops values (70), (80)",
+        "insert into sales values (1, 80), (2, 70), (3, null)",
+    )
+    small.target(
+        "create table shops (new_id bigint generated always as identity primary key, legacy_id int)",
+        "create table sales (new_id bigint generated always as identity primary key, shop bigint references shops,"
+        " legacy_shop int)",
+    )
+    small.declare("shops", "id: int", columns={"id": "legacy_id"})
+    small.declare("sales", "id: int", columns={"shop": "legacy_shop"},
+                  references=[{"column": "shop", "to": "shops", "into": "shop"}])  # fmt: skip
+    small.migrating.load_all()
+    both = "select legacy_id, legacy_shop from sales left join shops on shops.new_id = sales.shop order by 1"
+    assert small.rows(both) == [(70, 70), (80, 80), (None, None)]
+
+
+def test_a_reference_that_can_never_equal_its_parents_key_is_refused(small: Small) -> None:
+    """A text that should hold a number's key: the plan says so, instead of the database in the middle of a load."""
+    small.source("create table shops (id int)", "create table sales (id int, shop text)")
+    small.target(
+        "create table shops (new_id bigint generated always as identity primary key)",
+        "create table sales (new_id bigint generated always as identity primary key, shop bigint)",
+    )
+    small.declare("shops", "id: int")
+    small.declare("sales", "id: int", references=[{"column": "shop", "to": "shops"}])
+    with pytest.raises(DeclarationError, match=r"references\[0\].column: shop \(text\) can never be equal"):
+        small.migrating.plans()
+
+
+def test_a_table_with_dots_and_quotes_in_its_name(small: Small) -> None:
+    """A part of the name with a dot stands in double quotes in the declaration."""
+    small.source('create table "orders.2019" (id int primary key, name text)',
+                 """insert into "orders.2019" values (1, 'a')""")  # fmt: skip
+    small.target(
+        'create table "say ""hi""" (new_id bigint generated always as identity primary key, name text)'
+    )
+    small.declare("orders", "id: int", source={"table": 'public."orders.2019"'}, target='say "hi"')
+    small.migrating.load_all()
+    assert small.rows('select name from "say ""hi"""') == [("a",)]
+
+
 def test_uuid_keys_are_made_once_and_kept(small: Small) -> None:
     """A version 7 UUID for each row, the same after a rollback and a reload."""
     small.source("create table names (id int primary key, name text)",

@@ -414,7 +414,7 @@ def map_(
     if entries is None:
         raise DeclarationError(f"nothing of {entity} was ever loaded", next=f"ferry run {entity}")
     if export:
-        with Progress(console=errors, transient=True) as progress:
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task(f"map of {entity}", total=entries)
             written = id_map.export(
                 settings.url(target), plan, export, lambda rows: progress.advance(task, rows)

@@ -424,17 +424,28 @@ def refusal(error: psycopg.Error, plan: EntityPlan) -> dict[str, Any]:
 
 def told(error: psycopg.Error, where: str) -> FerryError:
     """What the database said, as an error that says whether trying again can help."""
-    return passing(error, where) if isinstance(error, PASSING) else refused(error, where)
+    return passing(error, where) if isinstance(error, PASSING) or _full(error) else refused(error, where)
 
 
 def passing(error: psycopg.Error, where: str) -> TransientError:
-    """The error of a lost connection, a deadlock or a lock that somebody holds."""
-    return TransientError(
-        "the target broke off",
-        where=where,
-        why=_said(error),
-        next="The transaction was undone; the next try goes on where the ledger ends",
-    )
+    """The error of a lost connection, a deadlock, a lock that somebody holds or a full disk."""
+    undone = "The transaction was undone; the next try goes on where the ledger ends"
+    match error:
+        case psycopg.errors.LockNotAvailable():
+            what, help_ = (
+                "somebody else holds a lock",
+                "See pg_locks for who it is, or wait longer (FERRY_LOCK_TIMEOUT_SECONDS)",
+            )
+        case _ if _full(error):
+            what, help_ = "the target has no space left", "Make room there"
+        case _:
+            what, help_ = "the target broke off", ""
+    return TransientError(what, where=where, why=_said(error), next=f"{help_}. {undone}".removeprefix(". "))
+
+
+def _full(error: psycopg.Error) -> bool:
+    """A disk that is full, or a file that may not grow, which PostgreSQL has no code of its own for."""
+    return isinstance(error, psycopg.errors.DiskFull) or "File too large" in str(error)
 
 
 def refused(error: psycopg.Error, where: str) -> FerryError:

@@ -54,7 +54,7 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
     """Compare stored hashes with the target's rows, partition by partition, in one statement.
 
     Returns:
-        The result by partition, or None where only `compare` can tell.
+        The result by partition, None or without a partition where only `compare` can tell.
     """
     plan, names = loader.plan, list(partitions)
     if not plan.has_map:
@@ -81,7 +81,19 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
     found = {name: Reconciliation(name) for name in names}
     for name, compared, different in rows:
         found[name].compared, found[name].different = compared, different
-    return found
+    held = _held(loader)
+    # A map with fewer or more entries than the ledger counts says nothing of the rows that it lacks.
+    return {name: one for name, one in found.items() if one.compared == held.get(name, (0, 0))[0]}
+
+
+def _held(loader: Loader) -> dict[str, tuple[int, Any]]:
+    """Of each partition the rows that the ledger says are ours in the target, and their hash."""
+    rows = loader.connection.execute(
+        "select partition, sum(inserted + updated + unchanged)::bigint, sum(row_hash) from ferry.ledger"
+        " where entity = %s group by 1",
+        (loader.plan.name,),
+    )
+    return {partition: (count, hash_) for partition, count, hash_ in rows}
 
 
 def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation] | None:
@@ -90,13 +102,8 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
     Returns:
         None if the sums differ, or if these partitions are so few that comparing them is cheaper.
     """
-    plan = loader.plan
-    rows = loader.connection.execute(
-        "select partition, sum(inserted + updated + unchanged)::bigint, sum(row_hash) from ferry.ledger"
-        " where entity = %s group by 1",
-        (plan.name,),
-    ).fetchall()
-    held = {partition: count for partition, count, _ in rows}
+    plan, ledgers = loader.plan, _held(loader)
+    held = {partition: count for partition, (count, _) in ledgers.items()}
     if 2 * sum(held.get(name, 0) for name in names) < sum(held.values()):
         return None
     found = sql.Identifier("ferry", f"found_{plan.name}")
@@ -108,7 +115,7 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
             "select count(*), coalesce(sum({}), 0) from {} t where not exists (select from {} f where {})"
         ).format(loader.sql.row_hash("t"), plan.target.identifier, found, on)
     ).fetchone()
-    if there != (sum(held.values()), sum(hash_ for *_, hash_ in rows)):
+    if there != (sum(held.values()), sum(hash_ for _, hash_ in ledgers.values())):
         return None
     return {name: Reconciliation(name, compared=held.get(name, 0)) for name in names}
 

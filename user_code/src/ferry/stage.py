@@ -227,8 +227,13 @@ def put(path: UPath, body: bytes) -> None:
     if path.protocol in ("", "file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.write_bytes(body)
-        temporary.rename(path)
+        try:
+            temporary.write_bytes(body)
+            temporary.rename(path)
+        except OSError:
+            # On a full disk, half a file would take the room that the next try needs.
+            temporary.unlink(missing_ok=True)
+            raise
     else:
         path.write_bytes(body)
 
