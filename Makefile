@@ -36,6 +36,10 @@ demo: $(VENV)/.installed ## migrate the example shop, without Docker (SCALE=0.02
 demo-airbyte: $(VENV)/.installed ## migrate what an emulated Airbyte syncs, without an account (SCALE=0.02)
 	@$(BIN)/python -m shop.demo.airbyte tests/emulators/airbyte.py
 
+.PHONY: demo-shopify
+demo-shopify: $(VENV)/.installed ## migrate a shop from an emulated Shopify, without an account (ORDERS=3000)
+	@$(BIN)/python -m shop.demo.shopify tests/emulators/shopify.py
+
 .PHONY: demo-databases
 demo-databases: $(VENV)/.installed ## start the demo's databases alone and print their URLs
 	@$(BIN)/python -m shop.demo databases
@@ -47,7 +51,7 @@ demo-ui: $(VENV)/.installed ## open the Dagster UI on what the demo did (PORT=30
 .PHONY: demo-clean
 demo-clean: ## remove the demo's databases, stage and history
 	@test ! -x $(BIN)/python || $(BIN)/python -m shop.demo clean
-	@rm -rf out/demo out/demo-airbyte
+	@rm -rf out/demo out/demo-airbyte out/demo-shopify
 
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker
