@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts the platform: deploy/start.sh [demo]. Either everything is healthy at the end, or what was started is
+# Starts the platform: deploy/start.sh [demo | emulators]. Either everything is healthy at the end, or what was started is
 # stopped again and one message says why. Services that ran before are left running.
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,7 +37,8 @@ if compose up --detach --no-build --wait --wait-timeout 240 --remove-orphans >"$
 fi
 
 # One message: what the first service that failed says itself.
-for service in postgres demo-db demo-fill migrate docker-proxy user-code webserver daemon; do
+for service in postgres demo-db demo-fill migrate docker-proxy user-code webserver daemon \
+    emulated-shopify emulated-netsuite emulated-rest; do
     id=$(compose ps --all --quiet "$service" 2>/dev/null) || id=""
     [ -n "$id" ] || continue
     health=$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")

@@ -26,7 +26,7 @@ runs=$(docker ps -aq --filter "label=ferry/project=$project")
 # shellcheck disable=SC2086
 [ -z "$runs" ] || docker rm --force $runs >/dev/null
 if [ "${1:-}" = reset ]; then
-    docker compose --profile demo down --volumes --remove-orphans
+    docker compose --profile demo --profile emulators down --volumes --remove-orphans
 else
-    docker compose --profile demo down --remove-orphans
+    docker compose --profile demo --profile emulators down --remove-orphans
 fi
