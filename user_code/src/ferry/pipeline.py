@@ -17,6 +17,7 @@ import psycopg
 import pyarrow as pa
 
 from ferry import constraints, ledger
+from ferry.drift import check_source, check_stage, difference
 from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.extract import Source, open_source
 from ferry.ledger import Outcomes
@@ -50,6 +51,8 @@ class Staged:
     manifest: Manifest
     seconds: float
     sample: pa.Table | None = None
+    drift: str = ""
+    """How its columns differ from those with which it, or the partition before it, was staged the last time."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +321,8 @@ def _extract(
         send(Progress(plan.name, work.partition, rows, RAW))
 
     with source.extraction(plan.name, work.partition, plan.scheme, arrived) as reading:
-        _same_columns(plan, reading.schema, work.partition)
+        check_source(plan, reading.schema, work.partition)
+        before = _before(plan, work, settings)
         facts = _Later(reading.facts)
         duplicates = None
         if reading.may_repeat_keys:
@@ -335,10 +339,19 @@ def _extract(
     if LOADED not in wanted:
         work.stage.forget_arrived()
     seconds = time.monotonic() - work.began
-    send(Staged(work.partition, manifest, seconds, work.sample))
+    drift = difference(before.columns, manifest.columns) if before else ""
+    send(Staged(work.partition, manifest, seconds, work.sample, drift))
     if VALIDATED in wanted:
         send(Judged(work.partition, manifest, work.tally, seconds))
     send(_End(work.partition, manifest))
+
+
+def _before(plan: EntityPlan, work: _Work, settings: Settings) -> Manifest | None:
+    """How this partition, or else the one before it, was staged the last time."""
+    keys = plan.scheme.keys
+    at = keys.index(work.partition)
+    found = work.stage.manifest()
+    return found or (Stage(settings.stage_root, plan.name, keys[at - 1]).manifest() if at else None)
 
 
 def _read_back(
@@ -351,6 +364,7 @@ def _read_back(
             where=f"{plan.name}, {work.partition}",
             next=f"Materialize raw_{plan.name} first",
         )
+    check_stage(plan, manifest)
     duplicates = work.stage.duplicates(manifest)
     for part in manifest.parts:
         table = work.stage.read(manifest, part)
@@ -385,17 +399,6 @@ def _hand_over(
     if LOADED not in wanted:
         send(Progress(plan.name, work.partition, part.rows, VALIDATED))
     return None
-
-
-def _same_columns(plan: EntityPlan, schema: pa.Schema, partition: str) -> None:
-    """A source whose columns changed since the plan was made is not guessed at."""
-    if schema.names != plan.schema.names or schema.types != plan.schema.types:
-        raise PermanentError(
-            "the source's columns are not those of the plan",
-            where=f"{plan.name}, {partition}",
-            why=f"planned {', '.join(plan.schema.names)}; found {', '.join(schema.names)}",
-            next="Reload the definitions and look at `ferry plan`",
-        )
 
 
 class _Later:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from psycopg import sql
 
+from ferry.drift import check_stage
 from ferry.load import Loader
 from ferry.stage import Manifest, Stage
 from ferry.verdict import Judge
@@ -127,6 +128,7 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
     """
     plan = loader.plan
     result = Reconciliation(stage.partition)
+    check_stage(plan, manifest)
     duplicates = stage.duplicates(manifest)
     for part in manifest.parts:
         table = stage.read(manifest, part)

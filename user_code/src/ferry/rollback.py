@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from ferry import ledger
+from ferry.drift import check_stage
 from ferry.errors import FerryError, PermanentError
 from ferry.id_map import deferred_table
 from ferry.load import Loader, told
@@ -149,6 +150,7 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
             where=f"{plan.name}, {partition}",
             next=f"Load the partition once more (`ferry run {plan.name} --partition {partition}`), then roll back",
         )
+    check_stage(plan, manifest)
     judge, removed = Judge(plan), 0
     for part in manifest.parts:
         table = stage.read(manifest, part)

@@ -135,10 +135,7 @@ class Stage:
             content_hash=digest.hexdigest(),
             rows=rows,
             bytes=sum(part.bytes for part in self._parts),
-            columns={
-                f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode()
-                for f in self._schema
-            },
+            columns=columns_of(self._schema),
             sums=sums,
             parts=tuple(self._parts),
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
@@ -252,6 +249,11 @@ def parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
     return sink.getvalue().to_pybytes()
+
+
+def columns_of(schema: pa.Schema) -> dict[str, str]:
+    """Columns and their types in the source's words, as a manifest records them."""
+    return {f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode() for f in schema}
 
 
 def _cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int) -> Iterator[pa.Table]:

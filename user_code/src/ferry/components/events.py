@@ -148,6 +148,8 @@ class Recorder:
             "seconds": round(event.seconds, 3),
             "rows per second": round(manifest.rows / event.seconds) if event.seconds else 0,
         }
+        if event.drift:
+            metadata["columns changed"] = dg.MetadataValue.text(event.drift)
         for name, said in manifest.said.items():
             # What an API or a file said of itself, against what arrived.
             metadata[f"source {name}"] = dg.MetadataValue.text(

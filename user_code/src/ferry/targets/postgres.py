@@ -603,7 +603,9 @@ class LoadSql:
             " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' or m.status = 'stub'"
             " then 'inserted' else m.status::text end)::ferry.map_status from c where {on} and c.n0 is not null and"
             " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> {place} or c.changed"
-            " or c.outcome = 'insert' or m.status = 'stub'))"
+            " or c.outcome = 'insert' or m.status = 'stub'"
+            # Other columns than the last time have another hash, though the row is unchanged.
+            " or c.outcome = 'known' and m.row_hash is distinct from c.hash))"
         ).format(map=self.map.identifier, on=on, place=self._place(settling))
 
     def _insert(self) -> sql.Composed:
