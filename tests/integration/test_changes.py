@@ -80,6 +80,20 @@ def test_vanished_rows_are_counted_and_stay(small: Small) -> None:
     assert [one.vanished for one in settle(plans, small.migrating.settings)] == [1]
 
 
+def test_vanished_rows_are_counted_without_a_map_too(small: Small) -> None:
+    """Rows that the source has no more, and that no map lists: settling says how many, rows from before aside."""
+    small.source("create table marks (name text primary key, n int)",
+                 "insert into marks values ('a', 1), ('b', 2), ('c', 3)")  # fmt: skip
+    small.target("create table marks (name text primary key, n int)", "insert into marks values ('z', 26)")
+    small.declare("marks", "name: str; n: int", key="name", new_key="name", made="natural", id_map="none")
+    small.migrating.load_all()
+    small.source("delete from marks where name <> 'b'", "insert into marks values ('d', 4)")
+    small.migrating.load("marks")
+    settled = settle(small.migrating.plans(), small.migrating.settings)
+    assert [(one.entity, one.vanished, one.removed) for one in settled] == [("marks", 2, 0)]
+    assert len(small.rows("select from marks")) == 5
+
+
 def test_vanished_rows_are_removed_if_declared_and_come_back_under_their_key(small: Small) -> None:
     """A row somebody else refers to stays and is counted; the others go, and their keys are kept for them."""
     declare(small, on_vanished="delete")

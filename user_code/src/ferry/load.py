@@ -177,7 +177,7 @@ class Loader:
     def finish(self, manifest: Manifest, partition: str) -> None:
         """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
         self.link()
-        if self.plan.has_map and self._loaded_other_content(manifest, partition):
+        if self._loaded_other_content(manifest, partition):
             vanished.note(self, manifest, partition)
         ledger.close_partition(
             self.connection,

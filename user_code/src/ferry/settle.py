@@ -53,8 +53,7 @@ def settle(
         if plans[one.entity].later:
             _link(plans, one, settings)
     for one in reversed(settled):
-        if plans[one.entity].has_map:
-            _vanished(plans, one, settings)
+        _vanished(plans, one, settings)
     for target in sorted({plan.declaration.target.connection for plan in plans.entities.values()}):
         with connect(settings.url(target), target, autocommit=True) as connection:
             constraints.put_back(connection)
@@ -74,7 +73,7 @@ def _vanished(plans: MigrationPlan, one: Settled, settings: Settings) -> None:
     """Count the rows that vanished from the source; take them out, children first, if that is declared."""
     try:
         with Loader(plans, one.entity, settings) as loader:
-            one.vanished = len(vanished.listed(loader))
+            one.vanished = vanished.count(loader)
             if one.vanished and loader.plan.declaration.on_vanished == "delete":
                 loader.lock(None)
                 one.removed, one.vanished = vanished.remove(loader)

@@ -34,6 +34,13 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
         PermanentError: `mode: replace_partition`, and rows of others depend on what would be removed.
     """
     plan, connection = loader.plan, loader.connection
+    if not plan.has_map:
+        # Which rows they are nobody knows; that there may be some is written down, and `count` says how many.
+        connection.execute(
+            "insert into ferry.vanished_rows (entity, partition, key) values (%s, %s, '{}') on conflict do nothing",
+            (plan.name, partition),
+        )
+        return
     stage = Stage(loader.settings.stage_root, plan.name, partition)
     schema = pa.schema([plan.schema.field(name).remove_metadata() for name in plan.source_key])
     columns = sql.SQL(", ").join(
@@ -88,6 +95,29 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
                     why=error.diag.message_detail or "",
                     next="Load the entity that refers to them first, or use `mode: upsert`",
                 ) from None
+
+
+def count(loader: "Loader") -> int:
+    """How many rows of an entity vanished; without a map, the rows of the target that no partition accounts for."""
+    plan = loader.plan
+    if plan.has_map:
+        return len(listed(loader))
+    row = loader.connection.execute(
+        sql.SQL(
+            "select case when exists (select from ferry.vanished_rows where entity = %(entity)s) then"
+            " (select count(*) from {target} t where not exists (select from {found} f where {on})) -"
+            " (select coalesce(sum(inserted + updated + unchanged), 0)"
+            " from ferry.ledger where entity = %(entity)s) else 0 end"
+        ).format(
+            target=plan.target.identifier,
+            found=sql.Identifier("ferry", f"found_{plan.name}"),
+            on=sql.SQL(" and ").join(
+                sql.SQL("f.{0} = t.{0}").format(sql.Identifier(name)) for name in plan.target_key
+            ),
+        ),
+        {"entity": plan.name},
+    ).fetchone()
+    return max(0, int(row[0])) if row else 0
 
 
 def listed(loader: "Loader") -> list[tuple[list[str], str]]:
