@@ -107,7 +107,8 @@ def _tables(args: argparse.Namespace) -> sqlite3.Connection:
         number = 9_007_199_254_740_993 + n * 3
         rows.append((
             number, f"SO{n}", "SalesOrd", n % 97, f"{at:%Y-%m-%d 00:00:00}", f"{n}.{n % 100:02}",
-            None if n % 3 else f"memo ü {n}", "T" if n % 2 else "F", f"{at:%Y-%m-%d %H:%M:%S}",
+            None if n % 3 else f"memo ü {n}", "T" if n % 2 else "F",
+            None if n < args.undated else f"{at:%Y-%m-%d %H:%M:%S}",
         ))  # fmt: skip
     db.executemany('INSERT INTO "transaction" VALUES (?,?,?,?,?,?,?,?,?)', rows)
     return db
@@ -337,6 +338,7 @@ def serve(argv: list[str] | None = None) -> ThreadingHTTPServer:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8903)
     parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--undated", type=int, default=0, help="rows that have no time of their last change")
     parser.add_argument("--cap", type=int, default=100_000, help="rows that one query hands out")
     parser.add_argument("--concurrency", type=int, default=5, help="calls at a time that the account allows")
     parser.add_argument("--key-file", default="", help="where to write the private key that it accepts")

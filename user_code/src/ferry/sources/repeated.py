@@ -8,7 +8,7 @@ from typing import cast
 import polars as pl
 import pyarrow as pa
 
-KEYS_AT_ONCE = 1_000_000
+KEYS_AT_ONCE = 500_000
 _COUNT = "_rows"
 
 
@@ -17,7 +17,7 @@ def repeated_keys(
 ) -> pa.Table | None:
     """The repeated keys, in order; None if every key is there once.
 
-    The rows are gone through once for each million of them: a pass compares the keys that share a hash.
+    The rows are gone through once for each half million of them: a pass compares the keys that share a hash.
 
     Args:
         tables: gives the rows from their beginning, with the columns `key` and `updated_at`.

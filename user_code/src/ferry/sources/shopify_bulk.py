@@ -306,7 +306,10 @@ def _records(file: Path, offset: int, line: int) -> Iterator[tuple[int, int, dic
                 record = simplejson.loads(text.decode("utf-8"), use_decimal=True)
             except ValueError as error:
                 raise WindowIncomplete(
-                    f"line {line} of the bulk result is not whole JSON", where=file.name, why=str(error)
+                    f"line {line} of the bulk result is not whole JSON",
+                    where=file.name,
+                    why=f"the file is truncated or damaged: {error}",
+                    next="The window is read again by a new operation",
                 ) from None
             if not isinstance(record, dict):
                 raise WindowIncomplete(f"line {line} of the bulk result is no object", where=file.name)
