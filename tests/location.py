@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from ferry.components import FerryResource, migration_jobs
+from ferry.components.automation import source_automation
 from ferry.components.entity import entity_assets, migration_in, source_key
 from ferry.components.sources import observe
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
@@ -17,13 +18,15 @@ def location(folder: Path) -> dg.Definitions:
     """All that the shop's own `definitions.py` serves."""
     migration, ferry = migration_in(folder), FerryResource()
     entities = migration.entities.values()
+    observed = [observe(migration, entity, source_key(entity)) for entity in entities]
     return dg.Definitions.merge(
         migration_jobs(folder),
         automation(folder),
+        source_automation(observed),
         dg.Definitions(
             assets=[
                 *(entity_assets(migration, entity) for entity in entities),
-                *(observe(migration, entity, source_key(entity)) for entity in entities),
+                *observed,
                 customer_history,
                 sales_by_month,
             ],

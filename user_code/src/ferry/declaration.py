@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -184,7 +185,20 @@ class Match(_Strict):
 class Resources(_Strict):
     """What a run of this entity may use."""
 
-    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|m|g|K|M|G)?$")] = "1Gi"
+    memory: str = "1Gi"
+
+    @field_validator("memory")
+    @classmethod
+    def _as_the_launcher_reads_it(cls, value: str) -> str:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|([KMGT])i)?", value)
+        if not found:
+            raise ValueError(
+                "needs a size such as `512Mi`, `1.5Gi` or `2g` (`1G` is 2**30 to some, 10**9 to others)"
+            )
+        powers = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+        if float(found[1]) * 1024 ** powers[(found[2] or found[3] or "").lower()] < 128 * 1024**2:
+            raise ValueError("needs at least `128Mi`: Python with Dagster would not start")
+        return value
 
 
 class EntityDeclaration(_Strict):
@@ -209,8 +223,8 @@ class EntityDeclaration(_Strict):
     batch: int | None = Field(
         default=None, ge=1, description="partitions of one run in a backfill; all if unset"
     )
+    automation: Literal["none", "on_source_change", "eager"] = "none"
     resources: Resources = Resources()
-    automation: Literal["eager"] | None = None
     owners: tuple[str, ...] = ()
     group: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)

@@ -5,6 +5,8 @@ from pathlib import Path
 import dagster as dg
 
 from ferry.components import FerryResource, alert_sensors, migration_jobs
+from ferry.components.automation import source_automation
+from ferry.components.entity import migration_in, observed_source
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
 from shop.reports import customer_history, sales_by_month
@@ -16,11 +18,14 @@ DEFS = Path(__file__).parent / "defs"
 def defs() -> dg.Definitions:
     """Everything the UI shows."""
     ferry = FerryResource()
+    migration = migration_in(DEFS)
+    observed = [each for entity in migration.entities.values() for each in observed_source(migration, entity)]
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=DEFS),
         migration_jobs(DEFS),
         automation(DEFS),
         alert_sensors(DEFS),
+        source_automation(observed),
         dg.Definitions(
             assets=[customer_history, sales_by_month],
             resources={

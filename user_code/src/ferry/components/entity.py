@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
+from ferry.components.automation import condition_of
 from ferry.components.connections import owned_keys
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
@@ -38,9 +39,6 @@ CHECKS = {
     "no_orphans": (LOADED, "No row waits for a parent that was not loaded"),
     "contract_pass_rate": (VALIDATED, "Rows that the contract accepts"),
 }
-
-# A sync may have changed rows of any month, so not only the newest partition follows it.
-_FOLLOWING = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
 
 
 class Entity(dg.Component, dg.Resolvable):
@@ -138,8 +136,8 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             tags={**declaration.tags, "ferry/entity": entity.name},
             kinds={RAW: {"parquet"}, VALIDATED: {"pydantic"}, LOADED: {"postgres", "table"}}[stage],
             code_version=versions[stage],
+            automation_condition=condition_of(declaration.automation, upstream[stage][0]),
             skippable=True,
-            automation_condition=_FOLLOWING if declaration.automation == "eager" else None,
             metadata=_declared_metadata(entity, stage),
         )
         for stage in (RAW, VALIDATED, LOADED)

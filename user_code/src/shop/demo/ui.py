@@ -19,7 +19,7 @@ def serve() -> None:
     set_up(home)
     workspace = home / "dagster" / "workspace.yaml"
     workspace.write_text(
-        "load_from: [{python_module: {module_name: shop.definitions, location_name: shop}}]\n"
+        "load_from: [{python_module: {module_name: shop.definitions, location_name: ferry}}]\n"
     )
     console.print(f"The UI opens at http://127.0.0.1:{port} in a moment; Ctrl-C ends it.")
     program = Path(sys.executable).with_name("dagster")
