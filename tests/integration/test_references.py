@@ -8,6 +8,7 @@ import pytest
 
 from ferry.errors import DeclarationError, PermanentError
 from ferry.replay import replay
+from ferry.rollback import roll_back
 from ferry.settle import settle
 from small import Small
 
@@ -192,6 +193,44 @@ def test_a_reference_set_to_null_is_filled_in_when_its_parent_comes_after_all(sm
     settle(plans, small.migrating.settings)
     assert small.rows(LINKS) == [("a", "one"), ("b", ""), ("c", None), ("d", None)]
     assert small.migrating.load("children").different == 0
+
+
+def test_without_a_map_a_reference_is_filled_in_later_too(small: Small) -> None:
+    """The child has its natural key and no map; its parent is mended and replayed, and the accounts still agree."""
+    small.source(
+        "create table parents (id int primary key, name text)",
+        "create table children (code text primary key, parent int)",
+        "insert into parents values (1, 'one'), (2, '')",
+        "insert into children values ('a', 1), ('b', 2), ('c', 9), ('d', null)",
+    )
+    small.target(
+        "create table parents (new_id bigint generated always as identity primary key, name text)",
+        "create table children (code text primary key, parent bigint references parents)",
+    )
+    small.declare("parents", "id: int; name: Annotated[str, Field(min_length=1)]")
+    small.declare(
+        "children", "code: str; parent: int | None", key="code", new_key="code", made="natural", id_map="none",
+        references=[{"column": "parent", "to": "parents", "on_missing": "set_null"}],
+    )  # fmt: skip
+    small.migrating.load_all()
+    links = "select code, name from children left join parents on new_id = parent order by 1"
+    assert small.rows(links) == [("a", "one"), ("b", None), ("c", None), ("d", None)]
+    small.declare("parents", "id: int; name: str")
+    plans = small.migrating.plans()
+    replay(plans, small.migrating.settings)
+    settled = {one.entity: one.linked for one in settle(plans, small.migrating.settings)}
+    assert settled == {"parents": 0, "children": 1}
+    assert small.rows(links) == [("a", "one"), ("b", ""), ("c", None), ("d", None)]
+    again = small.migrating.load("children")
+    assert (again.skipped_chunks, again.different) == (1, 0)
+    with small.migrating.target() as target:
+        sums = "select sum(row_hash) = (select sum(hash_record_extended(row(code, parent), 0)) from children)"
+        assert target.execute(f"{sums} from ferry.ledger where entity = 'children'".encode()).fetchone() == (
+            True,
+        )
+    roll_back(plans, small.migrating.settings)
+    small.migrating.load_all()
+    assert small.rows(links) == [("a", "one"), ("b", ""), ("c", None), ("d", None)]
 
 
 def test_a_waiting_row_that_the_target_refuses_is_the_only_one_rejected(small: Small) -> None:

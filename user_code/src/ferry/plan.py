@@ -113,8 +113,8 @@ class EntityPlan:
 
     @property
     def later(self) -> tuple[EdgePlan, ...]:
-        """The references that may be NULL for a while; they are kept beside the new key, which needs a map."""
-        return tuple(edge for edge in self.edges if edge.links_later) if self.has_map else ()
+        """The references that may be NULL for a while; they are kept beside the new key."""
+        return tuple(edge for edge in self.edges if edge.links_later)
 
     @property
     def written(self) -> tuple[str, ...]:

@@ -179,6 +179,16 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
             )
         ).rowcount
         loader.connection.execute(sql.SQL("truncate {}").format(loader.sql.incoming))
+    for edge in plan.later:
+        on = sql.SQL(" and ").join(
+            sql.SQL("t.{} = d.{}").format(sql.Identifier(column), sql.Identifier(new))
+            for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
+        )
+        loader.connection.execute(
+            sql.SQL("delete from {} d where not exists (select from {} t where {})").format(
+                deferred_table(plan, edge), plan.target.identifier, on
+            )
+        )
     return removed
 
 

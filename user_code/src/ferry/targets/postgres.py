@@ -165,7 +165,10 @@ class LoadSql:
         )
 
     def link(self, edge: EdgePlan) -> sql.Composed:
-        """Fill in deferred references whose parent has a key by now; returns how many, and the hashes are renewed."""
+        """Fill in deferred references whose parent has a key by now; returns how many, and the hashes are renewed.
+
+        Without a map there is no hash of a row, but the sum of all in the ledger: any chunk of it takes the difference.
+        """
         plan, table = self.plan, deferred_table(self.plan, edge)
         parent = sql.Identifier("ferry", f"id_map_{edge.parent}")
         mine = sql.SQL(" and ").join(
@@ -181,14 +184,29 @@ class LoadSql:
             for target, name in zip(edge.target_columns, edge.parent_new_key, strict=True)
         )
         news = sql.SQL(", ").join(sql.Identifier("d", name) for name in self.map.new)
+        set_news = sql.SQL(", ").join(sql.Identifier("set", name) for name in self.map.new)
+        map_news = sql.SQL(", ").join(sql.Identifier("m", name) for name in self.map.new)
         return sql.SQL(
-            "with set as (update {target} t set {sets} from {table} d, {parent} p"
-            " where {mine} and {theirs} and p.status <> 'tombstone' returning {news}, {hash} as hash),"
+            "with set as (update {target} t set {sets} from {table} d, {parent} p, {target} o"
+            " where {mine} and {same} and {theirs} and p.status <> 'tombstone'"
+            " returning {news}, {hash} as hash, {hash_before} as before),"
             " done as (delete from {table} d using set where ({news}) = ({set_news})),"
-            " renewed as (update {map} m set row_hash = set.hash from set where ({map_news}) = ({set_news})"
-            " and m.status <> 'preserved')"
+            " renewed as ({renewed})"
             " select count(*) from set"
         ).format(
+            same=sql.SQL(" and ").join(
+                sql.SQL("o.{0} = t.{0}").format(sql.Identifier(name)) for name in plan.target_key
+            ),
+            hash_before=self.row_hash("o"),
+            renewed=sql.SQL(
+                "update {} m set row_hash = set.hash from set where ({}) = ({}) and m.status <> 'preserved'"
+            ).format(self.map.identifier, map_news, set_news)
+            if plan.has_map
+            else sql.SQL(
+                "update ferry.ledger l set row_hash = l.row_hash + (select coalesce(sum(hash::numeric - before), 0)"
+                " from set) where l.entity = {0} and (l.partition, l.chunk) = (select f.partition, f.chunk from"
+                " ferry.ledger f where f.entity = {0} order by 1, 2 limit 1)"
+            ).format(sql.Literal(plan.name)),
             target=plan.target.identifier,
             sets=sets,
             table=table,
@@ -197,9 +215,7 @@ class LoadSql:
             theirs=theirs,
             news=news,
             hash=self.row_hash("t"),
-            map=self.map.identifier,
-            set_news=sql.SQL(", ").join(sql.Identifier("set", name) for name in self.map.new),
-            map_news=sql.SQL(", ").join(sql.Identifier("m", name) for name in self.map.new),
+            set_news=set_news,
         )
 
     def row_hash(self, alias: str) -> sql.Composed:
