@@ -84,6 +84,8 @@ class Table:
     kind: str = "r"
     checks: tuple[str, ...] = field(default=())
     encoding: str = "UTF8"
+    # Whether a trigger of somebody's own, or a rule, may change or swallow what is written.
+    intervenes: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -158,7 +160,9 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
 
 _TABLE: LiteralString = """
 select c.oid, n.nspname, c.relname, c.relkind::text, row_security_active(c.oid), greatest(c.reltuples, 0)::bigint,
-       getdatabaseencoding()::text
+       getdatabaseencoding()::text,
+       c.relhasrules or exists (select from pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal
+                                and g.tgenabled <> 'D')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
@@ -238,7 +242,7 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
             why=f"looked in database {connection.info.dbname!r} as {connection.info.user!r}",
             next=nearest(name, names, "Its tables are"),
         )
-    oid, schema, table, kind, security, rows, encoding = found
+    oid, schema, table, kind, security, rows, encoding, intervenes = found
     columns: dict[str, Column] = {}
     rows_of = connection.execute(_COLUMNS, (oid,)).fetchall()
     for column, type_, base, category, not_null, default, sequence, generated, modifier, type_oid in rows_of:
@@ -270,6 +274,7 @@ def describe(connection: psycopg.Connection, name: str, where: str) -> Table:
         rows,
         kind,
         encoding=encoding,
+        intervenes=intervenes,
     )
 
 

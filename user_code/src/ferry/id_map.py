@@ -118,6 +118,17 @@ def count(connection: psycopg.Connection, plan: EntityPlan) -> int | None:
     return row[0] if row else None
 
 
+def refresh_statistics(connection: psycopg.Connection, plan: EntityPlan) -> None:
+    """Let the planner know how large a map has become; the server's own analysis comes when it comes."""
+    row = connection.execute(
+        "select pg_stat_get_mod_since_analyze(c) > greatest(1000, 0.2 * pg_stat_get_live_tuples(c))"
+        " from cast(to_regclass(%s) as oid) c",
+        (map_table(plan).identifier.as_string(connection),),
+    ).fetchone()
+    if row and row[0]:
+        connection.execute(sql.SQL("analyze {}").format(map_table(plan).identifier))
+
+
 def look_up(
     connection: psycopg.Connection, plan: EntityPlan, key: tuple[str, ...]
 ) -> dict[str, object] | None:

@@ -27,7 +27,7 @@ from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.sign_off import refuse_change
 from ferry.stage import Manifest, Part
-from ferry.targets.postgres import ROW, UUID5, LoadSql
+from ferry.targets.postgres import ROW, UUID5, Bounds, LoadSql
 from ferry.verdict import PartVerdict
 
 # What a single row can be refused for. Anything else that the database says is not about one row.
@@ -105,6 +105,15 @@ class Loader:
         if not self.settings.change_after_cutover:
             refuse_change(self.connection, self.plan.name)
 
+    def begin(self, partition: str) -> dict[int, dict[str, Any]]:
+        """Hold a partition instead of the one before; returns what the ledger says of its chunks."""
+        self.unlock()
+        self.lock(partition)
+        before = ledger.chunk_state(self.connection, self.plan.name, partition)
+        if before:
+            self._begun.add(partition)
+        return before
+
     def unlock(self) -> None:
         """Let go of what `lock` took."""
         ledger.unlock(self.connection)
@@ -131,8 +140,6 @@ class Loader:
         Returns:
             The outcomes, and whether the chunk was skipped.
         """
-        if before:
-            self._begun.add(partition)
         known = before.get(part.number)
         if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
             return known["outcomes"].as_seen_again(), True
@@ -217,10 +224,11 @@ class Loader:
         known: bool,
         settling: bool = False,
         as_null: frozenset[int] = frozenset(),
+        bounds: Bounds | None = None,
     ) -> tuple[Any, ...]:
         """Execute the load statement over what lies in the temporary table and compare its two hashes."""
         row = self.connection.execute(
-            self.sql.load(known=known, settling=settling, as_null=as_null),
+            self.sql.load(known=known, settling=settling, as_null=as_null, bounds=bounds),
             {"entity": self.plan.name, "partition": partition, "chunk": chunk, "run_id": self.run_id},
         ).fetchone()
         assert row is not None
@@ -251,6 +259,16 @@ class Loader:
         shown = numbers if self._numbers is None else self._numbers[numbers]
         columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *map(_since_2000, picked.columns)]
         return pa.table(columns, schema=self._encoder_schema)
+
+    def _bounds(self, rows: pa.Table) -> Bounds:
+        """Between which old keys the parents of these rows lie, for references whose first column is a whole number."""
+        found: Bounds = {}
+        for position, edge in enumerate(self.plan.edges):
+            column = rows.column(edge.source_columns[0])
+            if pa.types.is_integer(column.type) and column.null_count < len(column):
+                ends = pc.call_function("min_max", [column])
+                found[position] = (ends["min"].as_py(), ends["max"].as_py())
+        return found
 
     def _with_key(self, table: pa.Table) -> pa.Table:
         """The rows, with the version 5 UUID of each old key where the target's key is one."""
@@ -285,8 +303,9 @@ class Loader:
             return Loaded()
         try:
             with self.connection.transaction():
-                self.copy(self.incoming(table, numbers))
-                row = self.run(partition, chunk, known=known)
+                rows = self.incoming(table, numbers)
+                self.copy(rows)
+                row = self.run(partition, chunk, known=known, bounds=self._bounds(rows))
                 # Deferred constraints speak now, while the rows can still be told apart.
                 self.connection.execute("set constraints all immediate")
                 self.connection.execute(sql.SQL("truncate {}").format(self.sql.incoming))
@@ -374,6 +393,8 @@ class Loader:
         # The parents' maps as well: a child may come first, and waits.
         for name in dict.fromkeys((self.plan.name, *(edge.parent for edge in self.plan.edges))):
             self._prepare(self.plans[name])
+            if name != self.plan.name:
+                id_map.refresh_statistics(self.connection, self.plans[name])
         self.connection.execute(self.sql.create_incoming())
 
     def _prepare(self, plan: EntityPlan) -> None:

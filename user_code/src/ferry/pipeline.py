@@ -22,6 +22,7 @@ from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.extract import Source, open_source
 from ferry.ledger import Outcomes
 from ferry.load import Loader, told
+from ferry.loaders import Loaders, most_loaders
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reconcile import Reconciliation, compare, digest
 from ferry.settings import Settings
@@ -214,6 +215,25 @@ class _Rows:
     part: Part
     table: pa.Table
     verdict: PartVerdict
+
+    def load(self, before: dict[int, dict[str, Any]]) -> "Callable[[Loader], _Chunk]":
+        """What a loader has to do with them; `before` is what the ledger says of the partition's chunks."""
+
+        def by(loader: Loader) -> _Chunk:
+            outcomes, skipped = loader.load_part(
+                self.stage_id, self.partition, self.part, self.table, self.verdict, before
+            )
+            return _Chunk(self.partition, self.part.rows, outcomes, skipped)
+
+        return by
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    partition: str
+    rows: int
+    outcomes: Outcomes
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -427,46 +447,56 @@ class _Later:
 
 def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterator[Event]:
     """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
-    plan = loader.plan
-    if plan.declaration.target.constraints == "at_end":
-        constraints.set_aside(loader.connection, plan)
+    plan, most = loader.plan, most_loaders(loader.plan, settings.loaders)
     done: dict[str, Manifest] = {}
     broken: set[str] = set()
-    outcomes, skipped, before, began = Outcomes(), 0, {}, time.monotonic()
-    while (item := channel.get()) is not None:
-        if isinstance(item, PartitionFailed):
-            broken.add(item.partition)
-            yield item
-            continue
-        if item.partition in broken:
-            continue
-        try:
-            match item:
-                case _Begin(partition):
-                    outcomes, skipped, began = Outcomes(), 0, time.monotonic()
-                    loader.unlock()
-                    loader.lock(partition)
-                    before = ledger.chunk_state(loader.connection, plan.name, partition)
-                case _Rows(partition, stage_id, part, table, verdict):
-                    counted, seen = loader.load_part(stage_id, partition, part, table, verdict, before)
-                    outcomes.add(counted)
-                    skipped += seen
-                    yield Progress(plan.name, partition, part.rows, LOADED)
-                case _End(partition, manifest):
-                    loader.finish(manifest, partition)
-                    outcomes.check(f"{plan.name}, {partition}")
-                    Stage(settings.stage_root, plan.name, partition).forget_arrived()
-                    done[partition] = manifest
-                    rejections = ledger.rejections(loader.connection, plan.name, (partition,))
-                    seconds = time.monotonic() - began
-                    yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
-                case _:
+    outcomes, skipped, began = Outcomes(), 0, time.monotonic()
+    before: dict[int, dict[str, Any]] = {}
+
+    def another() -> Loader:
+        return Loader(loader.plans, plan.name, settings, loader.run_id)
+
+    def counted(ended: list[_Chunk]) -> Iterator[Event]:
+        nonlocal skipped
+        for chunk in ended:
+            outcomes.add(chunk.outcomes)
+            skipped += chunk.skipped
+            yield Progress(plan.name, chunk.partition, chunk.rows, LOADED)
+
+    with Loaders[_Chunk](loader, another, most) as side_by_side:
+        while (item := channel.get()) is not None:
+            try:
+                if not isinstance(item, _Rows):
+                    yield from counted(side_by_side.finish())
+                if isinstance(item, PartitionFailed):
+                    broken.add(item.partition)
                     yield item
-        except (FerryError, psycopg.Error) as error:
-            broken.add(item.partition)
-            yield PartitionFailed(item.partition, _worded(error, plan.name, item.partition), LOADED)
-            if loader.connection.closed or loader.connection.broken:
-                raise
+                    continue
+                if item.partition in broken:
+                    continue
+                match item:
+                    case _Begin(partition):
+                        outcomes, skipped, began = Outcomes(), 0, time.monotonic()
+                        before = loader.begin(partition)
+                        if plan.declaration.target.constraints == "at_end" and (plan.ahead or not before):
+                            constraints.set_aside(loader.connection, plan)
+                    case _Rows():
+                        yield from counted(side_by_side.start(item.load(before)))
+                    case _End(partition, manifest):
+                        loader.finish(manifest, partition)
+                        outcomes.check(f"{plan.name}, {partition}")
+                        Stage(settings.stage_root, plan.name, partition).forget_arrived()
+                        done[partition] = manifest
+                        rejections = ledger.rejections(loader.connection, plan.name, (partition,))
+                        seconds = time.monotonic() - began
+                        yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
+                    case _:
+                        yield item
+            except (FerryError, psycopg.Error) as error:
+                broken.add(item.partition)
+                yield PartitionFailed(item.partition, _worded(error, plan.name, item.partition), LOADED)
+                if loader.connection.closed or loader.connection.broken:
+                    raise
     loader.unlock()
     yield from reconcile(loader, settings, done)
 

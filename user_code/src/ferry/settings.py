@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     read_ahead: int = Field(
         default=2, ge=1, le=64, description="parts that may be extracted before they are loaded"
     )
+    loaders: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="connections over which chunks of a partition are loaded side by side",
+    )
     lock_timeout_seconds: float = Field(
         default=30, gt=0, description="how long a load waits for a lock that somebody else holds"
     )

@@ -24,6 +24,9 @@ HASHED = (
 """Types whose hash and equality are taken as they are. To an `interval` a month is 30 days; as text they differ."""
 
 
+Bounds = dict[int, tuple[int, int]]
+"""Smallest and largest old key that rows refer to, by the position of the reference; whole numbers only."""
+
 # Columns beside the source's: the row's number in its part, and the version 5 UUID of its old key, which the client
 # computes. A source may well have a column `row_no`.
 ROW, UUID5 = "#row_no", "#uuid5"
@@ -97,8 +100,39 @@ class LoadSql:
             self.incoming,
         )
 
+    @cached_property
+    def as_sent(self) -> bool:
+        """Whether the target can hold nothing else than what it is sent, or refuse it.
+
+        No trigger, no rule, no type that rounds or pads; otherwise what it holds is hashed as well, and compared.
+        """
+        plan = self.plan
+        written = [plan.target.columns[name] for name in dict.fromkeys((*plan.target_key, *plan.written))]
+        scales = {
+            c.target: plan.source.columns[c.source].scale
+            for c in plan.columns
+            if c.source in plan.source.columns
+        }
+
+        def faithful(column: Column) -> bool:
+            if column.base_type == "numeric" and column.scale is not None:
+                scale = scales.get(column.name)
+                return scale is not None and scale <= column.scale
+            return column.base_type == "varchar" or "(" not in column.type
+
+        return (
+            plan.target.kind == "r"
+            and not plan.target.intervenes
+            and all(column.category == "b" and faithful(column) for column in written)
+        )
+
     def load(
-        self, *, known: bool, settling: bool = False, as_null: frozenset[int] = frozenset()
+        self,
+        *,
+        known: bool,
+        settling: bool = False,
+        as_null: frozenset[int] = frozenset(),
+        bounds: Bounds | None = None,
     ) -> sql.Composed:
         """The statement itself.
 
@@ -106,6 +140,7 @@ class LoadSql:
             known: join map and target, because rows may be there already.
             settling: the rows come from `ferry.waiting_rows`: those that still wait stay there, the others go.
             as_null: positions of references whose missing parent becomes NULL now (`on_missing: set_null`).
+            bounds: the smallest and the largest old key that the rows refer to, by the reference's position.
 
         Parameters of the statement: entity, partition, chunk, run_id (named).
 
@@ -113,7 +148,10 @@ class LoadSql:
         what should be there, and the counts and hashes of what was written.
         """
         ctes: list[sql.Composable] = [
-            sql.SQL("r as materialized ({})").format(self._resolved(known)),
+            # What may be known is resolved before it is compared: as one query, its joins are estimated too badly.
+            sql.SQL("r as {} ({})").format(
+                sql.SQL("materialized" if known else "not materialized"), self._resolved(known, bounds or {})
+            ),
             sql.SQL("c as materialized ({})").format(self._classified(known, as_null)),
         ]
         if self.plan.has_map:
@@ -139,21 +177,29 @@ class LoadSql:
             cte for position, edge in enumerate(self.plan.edges) for cte in self._defer(position, edge, known)
         ]
         # One scan over each result: a scan for each number would cost as much as the insert.
-        changes = sql.SQL(
-            "(select count(*), coalesce(sum(hash), 0) from upd)" if updates else "(select 0::bigint, 0)"
+        returned = sql.SQL("count(*), 0" if self.as_sent else "count(*), coalesce(sum(hash), 0)")
+        changes = (
+            sql.SQL("(select {} from upd)").format(returned) if updates else sql.SQL("(select 0::bigint, 0)")
+        )
+        present = sql.SQL(
+            "coalesce(sum(hash) filter (where outcome in ('insert', 'known')), 0)"
+            if known
+            else "null::numeric"
         )
         return sql.SQL(
             "with {ctes} select c.inserts, i.rows, u.rows, c.known, c.preserved, c.waiting, c.wanted,"
-            " i.hash + u.hash, c.present{by_chunk} from"
+            " {written}, coalesce(c.present, c.wanted){by_chunk} from"
             " (select count(*) filter (where outcome = 'insert') inserts,"
             " count(*) filter (where outcome = 'known') known,"
             " count(*) filter (where outcome = 'preserved') preserved,"
             " count(*) filter (where outcome = 'waiting') waiting,"
             " coalesce(sum(hash) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
-            " coalesce(sum(hash) filter (where outcome in ('insert', 'known')), 0) present from c) c,"
-            " (select count(*), coalesce(sum(hash), 0) from ins) i (rows, hash), {changes} u (rows, hash)"
+            " {present} present from c) c, (select {returned} from ins) i (rows, hash), {changes} u (rows, hash)"
         ).format(
             ctes=sql.SQL(", ").join(ctes),
+            written=sql.SQL("c.wanted" if self.as_sent else "i.hash + u.hash"),
+            present=present,
+            returned=returned,
             changes=changes,
             by_chunk=sql.SQL(
                 ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select partition, chunk, outcome,"
@@ -232,7 +278,7 @@ class LoadSql:
     def resolved(self) -> sql.Composed:
         """The incoming rows as the target should hold them (for reconciliation): `row_no`, key, columns, hash."""
         return sql.SQL("with r as materialized ({}), c as ({}) select * from c").format(
-            self._resolved(True), self._classified(True, frozenset())
+            self._resolved(True, {}), self._classified(True, frozenset())
         )
 
     @staticmethod
@@ -262,7 +308,7 @@ class LoadSql:
             return sql.SQL("{}::{}").format(value, sql.SQL(plain))  # type: ignore[arg-type]
         return value
 
-    def _resolved(self, known: bool) -> sql.Composed:
+    def _resolved(self, known: bool, bounds: Bounds) -> sql.Composed:
         plan = self.plan
         select: list[sql.Composable] = [sql.SQL("i.{} as row_no").format(sql.Identifier(ROW))]
         joins: list[sql.Composable] = []
@@ -278,6 +324,11 @@ class LoadSql:
                 sql.SQL("{} = {}").format(sql.Identifier(alias, f"old_{key}"), sql.Identifier("i", name))
                 for name, key in zip(edge.source_columns, edge.parent_key, strict=True)
             ]
+            if position in bounds:
+                # Rows come in the order of their key, and often of their parent's: a small part of its map is enough.
+                first = sql.Identifier(alias, f"old_{edge.parent_key[0]}")
+                low, high = map(sql.Literal, bounds[position])
+                on.append(sql.SQL("{} between {} and {}").format(first, low, high))
             joins.append(
                 sql.SQL("left join {} {} on {} and {} <> 'tombstone'").format(
                     sql.Identifier("ferry", f"id_map_{edge.parent}"),
@@ -628,12 +679,12 @@ class LoadSql:
         columns = list(dict.fromkeys((*self.plan.target_key, *self.plan.written)))
         return sql.SQL(
             "ins as (insert into {target} as t ({columns}) overriding system value select {values} from c"
-            " where c.outcome = 'insert' returning {hash} as hash)"
+            " where c.outcome = 'insert' returning {hash})"
         ).format(
             target=self.plan.target.identifier,
             columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
             values=sql.SQL(", ").join(sql.Identifier("c", f"c_{name}") for name in columns),
-            hash=self.row_hash("t"),
+            hash=self._returned(),
         )
 
     def _image(self, settling: bool) -> sql.Composed:
@@ -675,8 +726,12 @@ class LoadSql:
             for name in self._changeable
         )
         return sql.SQL(
-            "upd as (update {} t set {} from c where {} and c.outcome = 'known' and c.changed returning {} as hash)"
-        ).format(self.plan.target.identifier, sets, on, self.row_hash("t"))
+            "upd as (update {} t set {} from c where {} and c.outcome = 'known' and c.changed returning {})"
+        ).format(self.plan.target.identifier, sets, on, self._returned())
+
+    def _returned(self) -> sql.Composable:
+        """What a write gives back of each row: the hash of what is there now, unless that is known."""
+        return sql.SQL("1") if self.as_sent else sql.SQL("{} as hash").format(self.row_hash("t"))
 
     def missing(self, as_null: frozenset[int] = frozenset()) -> sql.Composed:
         """The parents that a row `c`, with its incoming row `i`, waits for: an array of `<entity> <old key>`."""
