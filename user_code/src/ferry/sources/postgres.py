@@ -26,7 +26,7 @@ from ferry.settings import Settings
 from ferry.sources.facts import Facts, canonical_number
 
 SUMMABLE = ("int2", "int4", "int8", "numeric")
-BATCH_BYTES = 8 * 2**20
+BATCH_BYTES = 4 * 2**20
 # A database without an encoding holds any bytes: they come as they are, and the contract says which are no text.
 _ENCODING = """
 select set_config('client_encoding', case current_setting('server_encoding') when 'SQL_ASCII' then 'SQL_ASCII'
@@ -266,7 +266,7 @@ class PostgresExtraction(Extraction):
         return self._read(query)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Read the rows, ordered by key, in batches of about 8 MiB with the types of `schema`."""
+        """Read the rows, ordered by key, in batches of about 4 MiB with the types of `schema`."""
         select = sql.SQL(", ").join(
             sql.SQL("t.{}").format(sql.Identifier(c.name))
             if c.base_type in NATIVE or pa.types.is_decimal(self.schema.field(c.name).type)
