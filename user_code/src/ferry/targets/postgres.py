@@ -769,7 +769,7 @@ class LoadSql:
             "with c as ({resolved}) update ferry.waiting_rows w set missing = {missing}"
             ' from c join {incoming} i on i."#row_no" = c.row_no where w.id = c.row_no and w.missing <> {missing}'
         ).format(
-            resolved=self._resolved(False),
+            resolved=self._resolved(False, {}),
             missing=self.missing(as_null),
             incoming=self.incoming,
         )
