@@ -18,7 +18,7 @@ from ferry.declaration import read_migration
 from ferry.ledger import Outcomes
 from ferry.pipeline import LoadedPartition, PartitionFailed, carry
 from ferry.plan import MigrationPlan, plan_migration
-from ferry.reconcile import Reconciliation
+from ferry.reconcile import Difference, Reconciliation
 from ferry.settings import Settings
 from ferry.settle import settle
 
@@ -35,6 +35,7 @@ class Went:
     chunks: int = 0
     compared: int = 0
     different: int = 0
+    differences: list[Difference] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +96,7 @@ class Migrating:
                 case Reconciliation():
                     went.compared += event.compared
                     went.different += event.different
+                    went.differences += event.differences
                 case PartitionFailed():
                     went.failed[event.partition] = str(event.error)
         return went

@@ -128,10 +128,10 @@ def is_prepared(connection: psycopg.Connection) -> bool:
 
 
 def chunk_state(connection: psycopg.Connection, entity: str, partition: str) -> dict[int, dict[str, Any]]:
-    """Chunk number → content hash, plan hash and outcomes as loaded last."""
+    """Chunk number → content hash, plan hash, outcomes and sum of row hashes as loaded last."""
     rows = connection.execute(
         "select chunk, content_hash, plan_hash, stage_id, extracted, inserted, updated, unchanged, preserved,"
-        " rejected, waiting from ferry.ledger where entity = %s and partition = %s",
+        " rejected, waiting, row_hash from ferry.ledger where entity = %s and partition = %s",
         (entity, partition),
     )
     return {
@@ -139,7 +139,8 @@ def chunk_state(connection: psycopg.Connection, entity: str, partition: str) -> 
             "content_hash": row[1],
             "plan_hash": row[2],
             "stage_id": row[3],
-            "outcomes": Outcomes(*row[4:]),
+            "outcomes": Outcomes(*row[4:11]),
+            "row_hash": row[11],
         }
         for row in rows
     }

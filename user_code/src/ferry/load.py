@@ -46,6 +46,14 @@ set temp_buffers = '32MB'; set idle_in_transaction_session_timeout = 0; set clie
 """
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How a part compares with the part of the same number in the stage before: that one's hash, and equal rows."""
+
+    content_hash: str
+    same: np.ndarray
+
+
 @dataclass
 class Loaded:
     """What the load statement says of the rows it was given."""
@@ -126,8 +134,11 @@ class Loader:
         table: pa.Table,
         verdict: PartVerdict,
         before: dict[int, dict[str, Any]],
+        seen: Seen | None = None,
     ) -> tuple[Outcomes, bool]:
         """Load one part, unless the ledger shows that the same content was loaded under the same plan.
+
+        Where it shows that an earlier content of the part was, the rows that are as they were then are left alone.
 
         Args:
             manifest_id: the id of the stage that the part belongs to.
@@ -136,17 +147,23 @@ class Loader:
             table: its rows, as staged.
             verdict: which of them are accepted.
             before: `ledger.chunk_state` of the partition.
+            seen: which rows are as they were in the stage before, if they can be told.
 
         Returns:
             The outcomes, and whether the chunk was skipped.
         """
         known = before.get(part.number)
-        if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
-            return known["outcomes"].as_seen_again(), True
+        if again := self.loaded_before(part, before):
+            return again, True
         where = f"{self.plan.name}, {partition}, chunk {part.number}"
         try:
             with self.connection.transaction():
-                loaded = self._load(partition, part, table, verdict, known=bool(before), where=where)
+                if known and seen and self._trusts(known, seen):
+                    loaded = self._load_changed(
+                        partition, part, table, verdict, seen.same, known["row_hash"], where
+                    )
+                else:
+                    loaded = self._load(partition, part, table, verdict, known=bool(before), where=where)
                 ledger.record_chunk(
                     self.connection,
                     entity=self.plan.name,
@@ -162,6 +179,24 @@ class Loader:
         except psycopg.Error as error:
             raise told(error, where) from None
         return loaded.outcomes, False
+
+    def loaded_before(self, part: Part, before: dict[int, dict[str, Any]]) -> Outcomes | None:
+        """The outcomes of a part whose content was loaded under this plan; None if it has to be loaded."""
+        known = before.get(part.number)
+        if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
+            return known["outcomes"].as_seen_again()
+        return None
+
+    def _trusts(self, known: dict[str, Any], seen: Seen) -> bool:
+        """Whether what the ledger says of a chunk holds for the rows that are as they were.
+
+        Which of them were preserved, it does not say.
+        """
+        return (
+            known["content_hash"] == seen.content_hash
+            and known["plan_hash"] == self.plan.plan_hash
+            and not known["outcomes"].preserved
+        )
 
     def load_rows(
         self, table: pa.Table, accepted: np.ndarray, partition: str, chunk: int, *, numbers: list[int]
@@ -265,7 +300,8 @@ class Loader:
         found: Bounds = {}
         for position, edge in enumerate(self.plan.edges):
             column = rows.column(edge.source_columns[0])
-            if pa.types.is_integer(column.type) and column.null_count < len(column):
+            whole = pa.types.is_integer(self.plan.schema.field(edge.source_columns[0]).type)
+            if whole and column.null_count < len(column):
                 ends = pc.call_function("min_max", [column])
                 found[position] = (ends["min"].as_py(), ends["max"].as_py())
         return found
@@ -284,12 +320,50 @@ class Loader:
     def _load(
         self, partition: str, part: Part, table: pa.Table, verdict: PartVerdict, *, known: bool, where: str
     ) -> Loaded:
-        attempts = self._forget(partition, part.number)
+        attempts, _ = self._forget(partition, part.number)
         numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
         match = self.plan.declaration.match
         known = known or bool(match and match.then == "update")
         sent = table if verdict.sent is None else verdict.sent
         loaded = self._rows(sent, numbers, partition, part.number, known)
+        return self._accounted(partition, part, table, verdict, loaded, attempts, where)
+
+    def _load_changed(
+        self,
+        partition: str,
+        part: Part,
+        table: pa.Table,
+        verdict: PartVerdict,
+        same: np.ndarray,
+        row_hash: Decimal,
+        where: str,
+    ) -> Loaded:
+        """Load the rows of a part that are not as they were; what was kept aside before is looked at again."""
+        attempts, aside = self._forget(partition, part.number)
+        if aside:
+            keys = zip(
+                *(map(key_text, table.column(n).to_pylist()) for n in self.plan.source_key), strict=True
+            )
+            same = same & ~np.fromiter((key in aside for key in keys), dtype=bool, count=len(same))
+        accepted = verdict.accepted()
+        numbers = np.flatnonzero(accepted & ~same).astype(np.int64)
+        sent = table if verdict.sent is None else verdict.sent
+        loaded = self._rows(sent, numbers, partition, part.number, known=True, replacing=True)
+        loaded.outcomes.unchanged += int(np.count_nonzero(accepted & same))
+        loaded.row_hash += row_hash
+        return self._accounted(partition, part, table, verdict, loaded, attempts, where)
+
+    def _accounted(
+        self,
+        partition: str,
+        part: Part,
+        table: pa.Table,
+        verdict: PartVerdict,
+        loaded: Loaded,
+        attempts: dict[tuple[str, ...], int],
+        where: str,
+    ) -> Loaded:
+        """Keep what was rejected, and check that every row of the part has met its end."""
         errors = [*_first_errors(verdict), *loaded.refused]
         self._reject(partition, part.number, table, errors, attempts)
         loaded.outcomes.extracted = part.rows
@@ -297,14 +371,29 @@ class Loader:
         loaded.outcomes.check(where)
         return loaded
 
-    def _rows(self, table: pa.Table, numbers: np.ndarray, partition: str, chunk: int, known: bool) -> Loaded:
-        """Load rows; where the target refuses some, cut the set in halves until those are alone."""
+    def _rows(
+        self,
+        table: pa.Table,
+        numbers: np.ndarray,
+        partition: str,
+        chunk: int,
+        known: bool,
+        replacing: bool = False,
+    ) -> Loaded:
+        """Load rows; where the target refuses some, cut the set in halves until those are alone.
+
+        With `replacing`, the hash is the difference to what the same rows held before.
+        """
         if not len(numbers):
             return Loaded()
+        held = Decimal(0)
         try:
             with self.connection.transaction():
                 rows = self.incoming(table, numbers)
                 self.copy(rows)
+                if replacing and not self.plan.has_map:
+                    found = self.connection.execute(self.sql.held()).fetchone()
+                    held = found[0] if found else held
                 row = self.run(partition, chunk, known=known, bounds=self._bounds(rows))
                 # Deferred constraints speak now, while the rows can still be told apart.
                 self.connection.execute("set constraints all immediate")
@@ -312,12 +401,12 @@ class Loader:
         except psycopg.errors.UniqueViolation as error:
             if not known:
                 return self._rows(table, numbers, partition, chunk, known=True)
-            return self._halves(table, numbers, partition, chunk, error)
+            return self._halves(table, numbers, partition, chunk, error, replacing=replacing)
         except REFUSALS as error:
-            return self._halves(table, numbers, partition, chunk, error, known=known)
+            return self._halves(table, numbers, partition, chunk, error, known=known, replacing=replacing)
         _, inserted, updated, seen, preserved, waiting, _, _, row_hash = row
         return Loaded(
-            Outcomes(0, inserted, updated, seen - updated, preserved, 0, waiting), Decimal(row_hash)
+            Outcomes(0, inserted, updated, seen - updated, preserved, 0, waiting), Decimal(row_hash) - held
         )
 
     def _halves(
@@ -328,28 +417,35 @@ class Loader:
         chunk: int,
         error: psycopg.Error,
         known: bool = True,
+        replacing: bool = False,
     ) -> Loaded:
         if len(numbers) == 1:
             return Loaded(
                 refused=[{"row": int(numbers[0]), "reason": "target_refused", **refusal(error, self.plan)}]
             )
         middle = len(numbers) // 2
-        loaded = self._rows(table, numbers[:middle], partition, chunk, known)
-        loaded.add(self._rows(table, numbers[middle:], partition, chunk, known))
+        loaded = self._rows(table, numbers[:middle], partition, chunk, known, replacing)
+        loaded.add(self._rows(table, numbers[middle:], partition, chunk, known, replacing))
         return loaded
 
-    def _forget(self, partition: str, chunk: int) -> dict[tuple[str, ...], int]:
-        """Remove what an earlier load of this chunk kept aside; returns how often each key was rejected."""
+    def _forget(self, partition: str, chunk: int) -> tuple[dict[tuple[str, ...], int], set[tuple[str, ...]]]:
+        """Remove what an earlier load of this chunk kept aside.
+
+        Returns:
+            How often each key was rejected, and the keys of all that was kept aside.
+        """
         place = (self.plan.name, partition, chunk)
-        self.connection.execute(
-            "delete from ferry.waiting_rows where entity = %s and partition = %s and chunk = %s", place
-        )
+        waited = self.connection.execute(
+            "delete from ferry.waiting_rows where entity = %s and partition = %s and chunk = %s returning key",
+            place,
+        ).fetchall()
         gone = self.connection.execute(
             "delete from ferry.rejected_rows where entity = %s and partition = %s and chunk = %s"
             " returning key, attempts",
             place,
         )
-        return {tuple(key): attempts for key, attempts in gone}
+        attempts = {tuple(key): count for key, count in gone}
+        return attempts, {*attempts, *(tuple(key) for (key,) in waited)}
 
     def _reject(
         self,

@@ -21,7 +21,7 @@ from ferry.drift import check_source, check_stage, difference
 from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.extract import Source, open_source
 from ferry.ledger import Outcomes
-from ferry.load import Loader, told
+from ferry.load import Loader, Seen, told
 from ferry.loaders import Loaders, most_loaders
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reconcile import Reconciliation, compare, digest
@@ -193,7 +193,7 @@ def _carry_once(
                         yield PartitionFailed(partition, _worded(error, plan.name, partition), LOADED)
         else:
             while (item := channel.get()) is not None:
-                if not isinstance(item, _Rows | _Begin | _End):
+                if not isinstance(item, _Rows | _Kept | _Begin | _End):
                     yield item
     finally:
         stopped.set()
@@ -218,13 +218,14 @@ class _Rows:
     part: Part
     table: pa.Table
     verdict: PartVerdict
+    seen: Seen | None = None
 
     def load(self, before: dict[int, dict[str, Any]]) -> "Callable[[Loader], _Chunk]":
         """What a loader has to do with them; `before` is what the ledger says of the partition's chunks."""
 
         def by(loader: Loader) -> _Chunk:
             outcomes, skipped = loader.load_part(
-                self.stage_id, self.partition, self.part, self.table, self.verdict, before
+                self.stage_id, self.partition, self.part, self.table, self.verdict, before, self.seen
             )
             return _Chunk(self.partition, self.part.rows, outcomes, skipped)
 
@@ -237,6 +238,14 @@ class _Chunk:
     rows: int
     outcomes: Outcomes
     skipped: bool
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A partition that was not read again, because the source says that nothing changed."""
+
+    partition: str
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -347,7 +356,12 @@ def _extract(
         check_source(plan, reading.schema, work.partition)
         before = _before(plan, work, settings)
         facts = _Later(reading.facts)
-        duplicates = None
+        duplicates, earlier = None, work.stage.manifest()
+        # Where a key may come again, a row of another partition can make one of this a duplicate.
+        if earlier is not None and earlier.fingerprint and not reading.may_repeat_keys:
+            kept = work.stage.renew(facts.wait(), reading.schema, reading.taken_at)
+            if kept is not None:
+                return _keep(plan, work, kept, judge, wanted, send)
         if reading.may_repeat_keys:
             facts.wait()
             duplicates = reading.duplicates()
@@ -357,7 +371,10 @@ def _extract(
             chunk_rows=settings.chunk_rows,
             chunk_bytes=settings.chunk_bytes,
         ):
-            _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send)
+            seen = None
+            if LOADED in wanted and earlier is not None:
+                seen = _seen(plan, work, earlier, part, table)
+            _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen)
         manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
     if LOADED not in wanted:
         work.stage.forget_arrived()
@@ -367,6 +384,49 @@ def _extract(
     if VALIDATED in wanted:
         send(Judged(work.partition, manifest, work.tally, seconds))
     send(_End(work.partition, manifest))
+    return None
+
+
+def _seen(plan: EntityPlan, work: _Work, earlier: Manifest, part: Part, table: pa.Table) -> Seen | None:
+    """Which rows of a part are as they were in the stage before; None where that is no help."""
+    if part.number < len(earlier.parts) and earlier.parts[part.number].content_hash == part.content_hash:
+        return None
+    try:
+        found = work.stage.same_rows(earlier, part.number, table, plan.source_key)
+    except PermanentError:
+        # The earlier part is damaged; this one was just written, and all of it can be loaded.
+        return None
+    return Seen(*found) if found else None
+
+
+def _keep(
+    plan: EntityPlan,
+    work: _Work,
+    manifest: Manifest,
+    judge: Judge,
+    wanted: set[str],
+    send: Callable[[Any], None],
+) -> None:
+    """A partition whose rows are as they were: nothing is read, and what was judged stays judged."""
+    work.sample = work.stage.sample(manifest)
+    send(Staged(work.partition, manifest, time.monotonic() - work.began, work.sample))
+    verdicts = [
+        work.stage.read_beside(manifest.stage_id, _verdict_file(judge, part)) for part in manifest.parts
+    ]
+    if not all(verdicts):
+        return _read_back(plan, work, judge, wanted, send)
+    if VALIDATED in wanted:
+        for body in verdicts:
+            work.tally.add(PartVerdict.from_bytes(body or b""))
+        send(Judged(work.partition, manifest, work.tally, time.monotonic() - work.began))
+    if LOADED in wanted:
+        send(_Kept(work.partition, manifest))
+    send(_End(work.partition, manifest))
+    return None
+
+
+def _verdict_file(judge: Judge, part: Part) -> str:
+    return f"verdict-{judge.fingerprint()}/{part.file}"
 
 
 def _before(plan: EntityPlan, work: _Work, settings: Settings) -> Manifest | None:
@@ -407,18 +467,19 @@ def _hand_over(
     judge: Judge,
     wanted: set[str],
     send: Callable[[Any], None],
+    seen: Seen | None = None,
 ) -> None:
     if work.sample is None:
         work.sample = table.slice(0, 5)
     if not wanted & {VALIDATED, LOADED}:
         return send(Progress(plan.name, work.partition, part.rows, RAW))
-    name = f"verdict-{judge.fingerprint()}/{part.file}"
+    name = _verdict_file(judge, part)
     kept = work.stage.read_beside(stage_id, name) if VALIDATED not in wanted else None
     verdict = judge.recall(kept, table) if kept else judge.judge(table, duplicates)
     if VALIDATED in wanted:
         work.stage.write_beside(stage_id, name, verdict.to_bytes())
     work.tally.add(verdict)
-    send(_Rows(work.partition, stage_id, part, table, verdict))
+    send(_Rows(work.partition, stage_id, part, table, verdict, seen))
     if LOADED not in wanted:
         send(Progress(plan.name, work.partition, part.rows, VALIDATED))
     return None
@@ -469,7 +530,7 @@ def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterat
     with Loaders[_Chunk](loader, another, most) as side_by_side:
         while (item := channel.get()) is not None:
             try:
-                if not isinstance(item, _Rows):
+                if not isinstance(item, _Rows | _Kept):
                     yield from counted(side_by_side.finish())
                 if isinstance(item, PartitionFailed):
                     broken.add(item.partition)
@@ -485,6 +546,14 @@ def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterat
                             constraints.set_aside(loader.connection, plan)
                     case _Rows():
                         yield from counted(side_by_side.start(item.load(before)))
+                    case _Kept(partition, manifest):
+                        stage = Stage(settings.stage_root, plan.name, partition)
+                        for chunk in _kept(loader, stage, manifest, before):
+                            if isinstance(chunk, _Chunk):
+                                yield from counted([chunk])
+                            else:
+                                yield from counted(side_by_side.start(chunk.load(before)))
+                        yield from counted(side_by_side.finish())
                     case _End(partition, manifest):
                         loader.finish(manifest, partition)
                         outcomes.check(f"{plan.name}, {partition}")
@@ -502,6 +571,22 @@ def _load_all(loader: Loader, settings: Settings, channel: "_Channel") -> Iterat
                     raise
     loader.unlock()
     yield from reconcile(loader, settings, done)
+
+
+def _kept(
+    loader: Loader, stage: Stage, manifest: Manifest, before: dict[int, dict[str, Any]]
+) -> "Iterator[_Chunk | _Rows]":
+    """The parts of a stage that was kept: done by the ledger, or read back because they were not loaded yet."""
+    judge = None
+    for part in manifest.parts:
+        again = loader.loaded_before(part, before)
+        if again is not None:
+            yield _Chunk(stage.partition, part.rows, again, True)
+            continue
+        judge = judge or Judge(loader.plan)
+        table = stage.read(manifest, part)
+        verdict = judge.judge(table, stage.duplicates(manifest))
+        yield _Rows(stage.partition, manifest.stage_id, part, table, verdict)
 
 
 def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]) -> Iterator[Reconciliation]:

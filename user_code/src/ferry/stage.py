@@ -13,11 +13,13 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -42,7 +44,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a stage holds; `content_hash` covers every part and the list of repeated keys."""
+    """What a stage holds; `content_hash` covers every part and the list of repeated keys.
+
+    `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing.
+    """
 
     entity: str
     partition: str
@@ -56,6 +61,7 @@ class Manifest:
     parts: tuple[Part, ...] = field(default=())
     duplicate_keys: int = 0
     said: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 class Stage:
@@ -140,6 +146,7 @@ class Stage:
             parts=tuple(self._parts),
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
             said=facts.said,
+            fingerprint=facts.fingerprint or "",
         )
         before = self.manifest()
         put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
@@ -147,18 +154,44 @@ class Stage:
             self._forget(before.stage_id)
         return manifest
 
+    def renew(self, facts: Facts, schema: pa.Schema, taken_at: str) -> Manifest | None:
+        """Keep the stage as it is, as of a later moment, if the source says that it still holds the same rows.
+
+        Returns:
+            The manifest, or None when the source says nothing or something else, or a part is not as it was written.
+        """
+        manifest = self.manifest()
+        if manifest is None or not facts.fingerprint or manifest.columns != columns_of(schema):
+            return None
+        whole = all(self._size(manifest, part) == part.bytes for part in manifest.parts)
+        if (facts.rows, facts.fingerprint) != (manifest.rows, manifest.fingerprint) or not whole:
+            return None
+        manifest = replace(manifest, taken_at=taken_at)
+        put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        return manifest
+
+    def sample(self, manifest: Manifest, rows: int = 5) -> pa.Table | None:
+        """The first rows, without reading the whole of the first part; None if there are none."""
+        if not manifest.parts:
+            return None
+        with (self.folder / manifest.stage_id / manifest.parts[0].file).open("rb") as file:
+            batch = next(pq.ParquetFile(file).iter_batches(batch_size=rows), None)
+            return pa.Table.from_batches([batch]) if batch is not None else None
+
     def read(self, manifest: Manifest, part: Part) -> pa.Table:
         """The rows of a part, after its bytes were compared with the hash in the manifest."""
         path = self.folder / manifest.stage_id / part.file
         try:
             body = path.read_bytes()
         except FileNotFoundError:
+            self._doubt(manifest)
             raise PermanentError(
                 "a staged part is gone",
                 where=f"{self.where}, {part.file}",
                 next="Materialize raw again to stage it anew",
             ) from None
         if hashlib.blake2b(body, digest_size=16).hexdigest() != part.content_hash:
+            self._doubt(manifest)
             raise PermanentError(
                 "a staged part is not what was written",
                 where=f"{self.where}, {part.file}",
@@ -166,6 +199,34 @@ class Stage:
                 next="Materialize raw again to stage it anew",
             )
         return pq.read_table(pa.BufferReader(body))
+
+    def same_rows(
+        self, earlier: Manifest, number: int, table: pa.Table, key: tuple[str, ...]
+    ) -> tuple[str, np.ndarray] | None:
+        """Which rows of a new part are as they were in the part of the same number of an earlier stage.
+
+        Returns:
+            The earlier part's content hash and a mask over the rows; None where they cannot be told: there is no such
+            part, or its keys are not the first keys of this one, in their order.
+        """
+        if number >= len(earlier.parts) or earlier.columns != columns_of(table.schema):
+            return None
+        part = earlier.parts[number]
+        if part.rows > table.num_rows or not (self.folder / earlier.stage_id / part.file).exists():
+            return None
+        old, new = self.read(earlier, part), table.slice(0, part.rows)
+        try:
+            equal = {name: _equal(old.column(name), new.column(name)) for name in key}
+            if not all(mask.all() for mask in equal.values()):
+                return None
+            for name in table.schema.names:
+                if name not in equal:
+                    equal[name] = _equal(old.column(name), new.column(name))
+        except pa.ArrowNotImplementedError:
+            return None
+        same = np.zeros(table.num_rows, dtype=bool)
+        same[: part.rows] = np.logical_and.reduce(list(equal.values()))
+        return part.content_hash, same
 
     def duplicates(self, manifest: Manifest) -> pa.Table | None:
         """The keys that occur more than once in the source, as staged; None if there are none."""
@@ -201,6 +262,17 @@ class Stage:
         return Part(
             number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest()
         )
+
+    def _size(self, manifest: Manifest, part: Part) -> int:
+        try:
+            return (self.folder / manifest.stage_id / part.file).stat().st_size
+        except FileNotFoundError:
+            return -1
+
+    def _doubt(self, manifest: Manifest) -> None:
+        """Make sure that the next materialization reads the source, whatever the source says."""
+        doubted = replace(manifest, fingerprint="")
+        put(self.folder / MANIFEST, json.dumps(asdict(doubted), indent=1).encode())
 
     def _path(self, file: str) -> UPath:
         return self.folder / self._stage_id / file
@@ -242,6 +314,14 @@ def remove(folder: UPath) -> None:
     for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
         path.rmdir() if path.is_dir() else path.unlink()
     folder.rmdir()
+
+
+def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
+    """Where two columns hold the same, NULL being the same as NULL."""
+    same = pc.call_function("equal", [one, other]).fill_null(False).to_numpy(zero_copy_only=False)
+    if one.null_count and other.null_count:
+        same = same | (one.is_null().to_numpy() & other.is_null().to_numpy())
+    return same
 
 
 def parquet(table: pa.Table) -> bytes:

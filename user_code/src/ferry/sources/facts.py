@@ -15,11 +15,13 @@ class Facts:
 
     A PostgreSQL source takes them in the snapshot in which the rows are read. A source that cannot sum leaves
     `sums` empty. `said` has what else it told, for the manifest and for people: objects stated and arrived, requests.
+    `fingerprint` changes when a row does; None where the source cannot compute one.
     """
 
     rows: int
     sums: dict[str, str | None]
     said: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
 
 
 def canonical_number(value: Any) -> str:

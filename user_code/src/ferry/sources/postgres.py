@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.catalogue import NATIVE, SAME_TEXT, Table, arrow_field, as_text, connect, describe
+from ferry.catalogue import NATIVE, SAME_TEXT, Column, Table, arrow_field, as_text, connect, describe
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
@@ -27,6 +27,19 @@ from ferry.sources.facts import Facts, canonical_number
 
 SUMMABLE = ("int2", "int4", "int8", "numeric")
 BATCH_BYTES = 4 * 2**20
+HASHES_ROWS = 140_000
+_HASHED_EXACTLY = (
+    "int2",
+    "int4",
+    "int8",
+    "bool",
+    "date",
+    "timestamp",
+    "timestamptz",
+    "time",
+    "uuid",
+    "bytea",
+)
 # A database without an encoding holds any bytes: they come as they are, and the contract says which are no text.
 _ENCODING = """
 select set_config('client_encoding', case current_setting('server_encoding') when 'SQL_ASCII' then 'SQL_ASCII'
@@ -127,21 +140,18 @@ class PostgresSource(Source):
     def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
         """Row count and hash of every partition, in one scan.
 
-        The hash is the sum of PostgreSQL's 64-bit record hashes; columns whose type has no hash function go in as
-        text.
+        Empty for servers before 14, which cannot hash a row.
         """
         source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
-        row = sql.SQL(", ").join(
-            sql.SQL("t.{}" if c.base_type in (*NATIVE, "numeric", "uuid", "jsonb") else "t.{}::text").format(
-                sql.Identifier(c.name)
-            )
-            for c in self.describe(name).columns.values()
-        )
+        if self.control.info.server_version < HASHES_ROWS:
+            return {}
         where = sql.SQL(source.where or "true")  # type: ignore[arg-type]
-        query = sql.SQL(
-            "select {} as bucket, count(*), coalesce(sum(hash_record_extended(row({}), 0)), 0)::text"
-            " from {} where {} group by 1"
-        ).format(_bucket(scheme), row, _relation(self._migration, name, self.control), where)
+        query = sql.SQL("select {} as bucket, count(*), {} from {} where {} group by 1").format(
+            _bucket(scheme),
+            _hash_of_rows(self.control, self.describe(name)),
+            _relation(self._migration, name, self.control),
+            where,
+        )
         found = {position: (rows, total) for position, rows, total in self.control.execute(query)}
         return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
 
@@ -230,15 +240,16 @@ class PostgresExtraction(Extraction):
     def facts(self) -> Facts:
         """Count and sum this partition's rows in the source itself."""
         columns = [c for c in self._table.columns.values() if c.base_type in SUMMABLE]
-        query = sql.SQL("select count(*){} from {} where {}").format(
+        query = sql.SQL("select count(*), {}{} from {} where {}").format(
+            _hash_of_rows(self._control, self._table),
             sql.SQL("").join(sql.SQL(", sum(t.{})::text").format(sql.Identifier(c.name)) for c in columns),
             self._from,
             self._condition,
         )
         row = self._control.execute(query).fetchone()
         assert row is not None
-        sums = {c.name: _canonical(total) for c, total in zip(columns, row[1:], strict=True)}
-        return Facts(row[0], sums)
+        sums = {c.name: _canonical(total) for c, total in zip(columns, row[2:], strict=True)}
+        return Facts(row[0], sums, fingerprint=row[1])
 
     def duplicates(self) -> pa.Table | None:
         """Keys of this partition that occur more than once anywhere in the table, or None when it cannot happen."""
@@ -317,6 +328,28 @@ class PostgresExtraction(Extraction):
             raise PermanentError(
                 "the source refused the query", where=self._where, why=_first_line(error)
             ) from None
+
+
+def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composable:
+    """The sum of the 64-bit hashes of all rows of `t` as text; NULL where the server cannot hash a row.
+
+    Values that are equal and not the same (1.0 and 1.00, -0 and 0, text under a collation that ignores case) go in
+    so that they differ; so do those of types without a hash function, as text.
+    """
+    if connection.info.server_version < HASHES_ROWS:
+        return sql.SQL("null::text")
+
+    def value(column: Column) -> sql.Composed:
+        exact = column.base_type in _HASHED_EXACTLY or (
+            column.base_type == "numeric" and column.scale is not None
+        )
+        text = column.base_type in ("text", "varchar")
+        form = "t.{}" if exact else 't.{} collate "C"' if text else "t.{}::text"
+        return sql.SQL(form).format(sql.Identifier(column.name))
+
+    return sql.SQL("coalesce(sum(hash_record_extended(row({}), 0)), 0)::text").format(
+        sql.SQL(", ").join(map(value, table.columns.values()))
+    )
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:

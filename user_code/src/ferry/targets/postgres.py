@@ -210,6 +210,16 @@ class LoadSql:
             else sql.SQL(""),
         )
 
+    def held(self) -> sql.Composed:
+        """The sum of the hashes of the rows that stand in the target where the incoming ones belong."""
+        on = sql.SQL(" and ").join(
+            sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
+            for name in self.plan.target_key
+        )
+        return sql.SQL("select coalesce(sum({}), 0) from ({}) c join {} t on {}").format(
+            self.row_hash("t"), self.resolved(), self.plan.target.identifier, on
+        )
+
     def link(self, edge: EdgePlan) -> sql.Composed:
         """Fill in deferred references whose parent has a key by now; returns how many, and the hashes are renewed.
 

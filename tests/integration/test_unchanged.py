@@ -1,0 +1,221 @@
+"""What did not change is not read, not sent and not written again, and nothing is missed for it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ferry.errors import PermanentError
+from ferry.load import Loader
+from ferry.loaders import Loaders
+from ferry.rollback import roll_back
+from ferry.stage import Manifest, Stage
+from small import Small
+
+FIELDS = "id: int; name: str; price: decimal.Decimal; parent: int | None"
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
+    """Two hundred things in chunks of fifty, and four parents that they belong to."""
+    small = Small(new_database, tmp_path)
+    small.migrating.chunk_rows = 50
+    small.source(
+        "create table parents (id int primary key)",
+        "insert into parents select generate_series(1, 4)",
+        "create table things (id int primary key, name text not null, price numeric(10, 2) not null, parent int)",
+        "insert into things select i, 'thing ' || i, i / 100.0, 1 + i % 4 from generate_series(1, 200) i",
+    )
+    small.target(
+        "create table parents (new_id bigint generated always as identity primary key)",
+        "create table things (new_id bigint generated always as identity unique, id int not null unique, name text not null,"
+        " price numeric(10, 2) check (price >= 0), parent bigint references parents)",
+    )
+    small.declare("parents", "id: int")
+    return small
+
+
+def declare(small: Small, *, mapped: bool) -> None:
+    """The things, with an id map and keys of their own, or by their natural key and without a map."""
+    references = [{"column": "parent", "to": "parents"}]
+    if mapped:
+        small.declare("things", FIELDS, references=references, columns={"id": "id"})
+    else:
+        small.declare("things", FIELDS, references=references, id_map="none", new_key="id", made="natural")
+
+
+def staged(small: Small) -> Manifest:
+    """The manifest of the things."""
+    manifest = Stage(small.migrating.settings.stage_root, "things", "all").manifest()
+    assert manifest is not None
+    return manifest
+
+
+def hashes_agree(small: Small) -> bool:
+    """Whether the ledger's sum of row hashes is that of the rows in the target."""
+    with Loader(small.migrating.plans(), "things", small.migrating.settings) as loader:
+        there = loader.connection.execute(
+            b"select sum(" + loader.sql.row_hash("t").as_bytes(loader.connection) + b") from things t"
+        ).fetchone()
+        kept = loader.connection.execute(
+            "select sum(row_hash) from ferry.ledger where entity = 'things'"
+        ).fetchone()
+    return there == kept
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_partition_that_the_source_says_is_the_same_is_not_read_again(small: Small, mapped: bool) -> None:
+    """The stage stays the one that it was, as of a later moment, and every row is accounted for as unchanged."""
+    declare(small, mapped=mapped)
+    small.migrating.load_all()
+    first = staged(small)
+    again = small.migrating.load("things")
+    assert again.outcomes.as_dict() == {
+        "extracted": 200, "inserted": 0, "updated": 0, "unchanged": 200, "preserved": 0, "rejected": 0, "waiting": 0,
+    }  # fmt: skip
+    second = staged(small)
+    assert (second.stage_id, second.content_hash) == (first.stage_id, first.content_hash)
+    assert second.taken_at > first.taken_at
+
+
+def test_a_kept_stage_is_loaded_where_the_ledger_does_not_know_it(small: Small) -> None:
+    """After a rollback nothing is read from the source again, and all rows come back."""
+    declare(small, mapped=True)
+    small.migrating.load_all()
+    first = staged(small)
+    roll_back(small.migrating.plans(), small.migrating.settings, ("things",))
+    again = small.migrating.load("things")
+    assert again.outcomes.inserted == 200
+    assert staged(small).stage_id == first.stage_id
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_part_is_staged_anew_although_the_source_is_the_same(small: Small, damage: str) -> None:
+    """What is missing or short is noticed at once; a flipped bit when it is read, and by the next run mended."""
+    declare(small, mapped=True)
+    small.migrating.load_all()
+    first = staged(small)
+    part = (
+        Stage(small.migrating.settings.stage_root, "things", "all").folder
+        / first.stage_id
+        / first.parts[2].file
+    )
+    body = part.read_bytes()
+    roll_back(small.migrating.plans(), small.migrating.settings, ("things",))
+    match damage:
+        case "truncated":
+            part.write_bytes(body[:-1])
+        case "flipped":
+            part.write_bytes(body[:100] + bytes([body[100] ^ 1]) + body[101:])
+        case _:
+            part.unlink()
+    again = small.migrating.load("things")
+    if damage == "flipped":
+        assert "is not what was written" in str(again.failed["all"])
+        again = small.migrating.load("things")
+    assert not again.failed
+    assert staged(small).stage_id != first.stage_id
+    assert small.rows("select count(*), sum(price) from things") == [(200, sum(range(1, 201)) / 100)]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_only_rows_that_changed_are_written_and_the_books_agree(small: Small, mapped: bool) -> None:
+    """Through rounds of updates and new rows: the target is the source, and the ledger's hashes are the target's."""
+    declare(small, mapped=mapped)
+    small.migrating.load_all()
+    draw = random.Random(mapped)
+    last = 200
+    for _ in range(4):
+        changed = draw.sample(range(1, last + 1), 7)
+        added = draw.choice([0, 3])
+        small.source(
+            f"update things set price = price + 1 where id = any(array{changed})",
+            f"insert into things select i, 'new', 1, 1 from generate_series({last + 1}, {last + added}) i",
+        )
+        last += added
+        loaded = small.migrating.load("things")
+        assert (loaded.outcomes.updated, loaded.outcomes.inserted) == (7, added)
+        assert loaded.outcomes.unchanged == last - 7 - added
+        assert not loaded.different
+        assert mapped or hashes_agree(small)
+    with small.migrating.source() as connection:
+        wanted = connection.execute("select name, price from things order by 1, 2").fetchall()
+    assert small.rows("select name, price from things order by 1, 2") == wanted
+
+
+def test_a_row_in_between_shifts_the_chunks_and_is_loaded_all_the_same(small: Small) -> None:
+    """Keys that do not line up with the stage before are compared in the target, as ever."""
+    declare(small, mapped=False)
+    small.source("update things set id = id + 1000 where id > 20")
+    small.migrating.load_all()
+    small.source(
+        "insert into things values (21, 'between', 0, 1)", "update things set price = 9 where id = 1150"
+    )
+    loaded = small.migrating.load("things")
+    assert (loaded.outcomes.inserted, loaded.outcomes.updated, loaded.outcomes.unchanged) == (1, 1, 199)
+    assert not loaded.different
+
+
+def test_rows_that_were_kept_aside_are_looked_at_again(small: Small) -> None:
+    """A row that waits for its parent, and one that the target refused, are not taken for loaded."""
+    declare(small, mapped=True)
+    small.source("update things set parent = 5 where id = 10", "update things set price = -1 where id = 11")
+    small.migrating.load_all()
+    assert small.rows("select count(*) from things") == [(198,)]
+    small.source("insert into parents values (5)", "update things set name = 'other' where id = 12")
+    small.target("alter table things drop constraint things_price_check")
+    small.migrating.load("parents")
+    loaded = small.migrating.load("things")
+    outcomes = loaded.outcomes
+    assert (outcomes.inserted, outcomes.updated, outcomes.unchanged, outcomes.rejected) == (2, 1, 197, 0)
+    assert small.rows("select name from things where name in ('thing 10', 'thing 11', 'other') order by 1") == [
+        ("other",), ("thing 10",), ("thing 11",),
+    ]  # fmt: skip
+
+
+def test_a_row_that_somebody_altered_in_the_target_is_named(small: Small) -> None:
+    """A change beside it does not repair it behind everybody's back: reconciliation says which key differs."""
+    declare(small, mapped=True)
+    small.migrating.load_all()
+    small.target("update things set price = 7777 where name = 'thing 30'")
+    small.source("update things set price = 3 where id = 31")
+    loaded = small.migrating.load("things")
+    assert loaded.outcomes.updated == 1
+    assert [difference.key for difference in loaded.differences] == ["30"]
+
+
+def test_chunks_are_loaded_side_by_side_and_an_error_waits_for_the_others(small: Small) -> None:
+    """Two loads overlap, each over its own connection; when one fails the other comes to its end first."""
+    declare(small, mapped=True)
+    plans, settings = small.migrating.plans(), small.migrating.settings
+    ended: list[int] = []
+
+    def other() -> Loader:
+        return Loader(plans, "things", settings)
+
+    def waits(loader: Loader) -> int:
+        # Ends only when the lock that the other load holds is free: they have to run at once.
+        loader.connection.execute("select pg_advisory_lock(77)")
+        ended.append(loader.connection.info.backend_pid)
+        return loader.connection.info.backend_pid
+
+    def fails(loader: Loader) -> int:
+        with psycopg.connect(small.migrating.target_url, autocommit=True) as watcher:
+            waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted and objid = 77"
+            while not watcher.execute(waiting).fetchone():
+                pass
+        ended.append(loader.connection.info.backend_pid)
+        loader.connection.execute("select pg_advisory_unlock(77)")
+        raise PermanentError("this one fails")
+
+    with Loader(plans, "things", settings) as first:
+        first.connection.execute("select pg_advisory_lock(77)")
+        with Loaders[int](first, other, 2) as loaders:
+            loaders.start(fails)
+            loaders.start(waits)
+            with pytest.raises(PermanentError, match="this one fails"):
+                loaders.finish()
+            assert len(set(ended)) == 2
+            assert ended[0] == first.connection.info.backend_pid
