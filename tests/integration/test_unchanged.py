@@ -30,8 +30,8 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
     )
     small.target(
         "create table parents (new_id bigint generated always as identity primary key)",
-        "create table things (new_id bigint generated always as identity unique, id int not null unique, name text not null,"
-        " price numeric(10, 2) check (price >= 0), parent bigint references parents)",
+        "create table things (new_id bigint generated always as identity unique, id int not null unique,"
+        " name text not null, price numeric(10, 2) check (price >= 0), parent bigint references parents)",
     )
     small.declare("parents", "id: int")
     return small
