@@ -44,6 +44,7 @@ class EntityReport:
     reconciled: bool = True
     rejections: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    reconcile_seconds: float = 0.0
     peak_rss_mib: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -55,6 +56,7 @@ class EntityReport:
             "reconciled": self.reconciled and not self.failed,
             "rejections": self.rejections,
             "seconds": round(self.seconds, 3),
+            "reconcile_seconds": round(self.reconcile_seconds, 3),
             "rows_per_second": speed,
             "peak_rss_mib": round(self.peak_rss_mib, 1),
             "failed_partitions": sorted(self.failed),
@@ -182,12 +184,18 @@ def _ends(
 
 @contextmanager
 def _listening(one: EntityReport, listen: Any) -> Any:
+    loaded = time.monotonic()
+
     def hear(name: str, event: Event) -> None:
+        nonlocal loaded
         listen(name, event)
         match event:
             case LoadedPartition():
                 one.outcomes.add(event.outcomes)
+                loaded = time.monotonic()
             case Reconciliation():
+                # The target is held against the stage when all partitions are loaded.
+                one.reconcile_seconds = time.monotonic() - loaded
                 one.reconciled = one.reconciled and event.reconciled
             case PartitionFailed():
                 one.failed[event.partition] = str(event.error)

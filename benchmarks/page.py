@@ -1,0 +1,157 @@
+"""What was measured, in one place: `out/bench/latest.json`, a table, and `docs/speed.md` with its plots.
+
+    python benchmarks/page.py
+
+Reads what `migration.py`, `growth.py`, `copy_orders.py` and `contracts.py` left in `out/bench`; what was not measured
+is left out.
+"""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.table import Table
+
+OUT, DOCS = Path("out/bench"), Path("docs")
+GOALS = {
+    "migration_sf1": ("customers, orders and lines: Ferry to the script by hand", "≤ 1.0", "1.5"),
+    "copy_orders": ("one table: Ferry's rows a second to `COPY`'s", "≥ 0.9", "0.6"),
+    "times_pandas": ("the same to pandas' `to_sql`", "≥ 10", "10"),
+    "times_dlt": ("the same to dlt's", "≥ 2", "2"),
+    "replay_unchanged": ("the migration again, nothing changed, to the first", "≤ 0.3", "0.5"),
+    "one_percent_changed": ("again, with one per cent of the rows changed", "≤ 0.4", "0.6"),
+    "memory": ("largest peak of memory over all scales, MiB", "≤ 512", "512"),
+    "memory_flat": ("largest to smallest peak", "≤ 1.05", ""),
+    "growth": ("scale 3 to scale 1, seconds", "≤ 3.1", "3.3"),
+    "contracts": ("rows a second through a contract of nine columns", "≥ 3,000,000", "2,000,000"),
+    "reconcile": ("share of reconciliation in the migration", "≤ 0.05", "0.15"),
+}
+
+
+def main() -> None:
+    """Collect, print and write."""
+    found = {path.stem: json.loads(path.read_text()) for path in OUT.glob("*.json") if path.stem != "latest"}
+    latest = {"machine": machine(), "figures": figures(found), **found}
+    (OUT / "latest.json").write_text(json.dumps(latest, indent=1))
+    table = Table(title="Speed and memory", title_justify="left")
+    for heading in ("figure", "measured", "goal"):
+        table.add_column(heading)
+    for name, value in latest["figures"].items():
+        table.add_row(name, f"{value:,}", GOALS[name][1])
+    Console().print(table)
+    plot(found)
+    (DOCS / "speed.md").write_text(page(latest, found))
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """The figures that have goals, by name."""
+    migration, growth = found.get("migration", {}), found.get("growth", {})
+    copy, contracts = found.get("copy_orders", {}), found.get("contracts", {})
+    known = {
+        "migration_sf1": migration.get("migration_sf1"),
+        "copy_orders": copy.get("of_copy"),
+        "times_pandas": copy.get("times_pandas"),
+        "times_dlt": copy.get("times_dlt"),
+        "replay_unchanged": migration.get("replay_unchanged"),
+        "one_percent_changed": migration.get("one_percent_changed"),
+        "memory": growth.get("memory", {}).get("peak_rss_mib"),
+        "memory_flat": growth.get("memory", {}).get("largest_to_smallest"),
+        "growth": growth.get("growth"),
+        "contracts": contracts.get("compiled, nine columns"),
+        "reconcile": migration.get("reconcile"),
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
+    return {
+        "cores": os.cpu_count(),
+        "processor": models[0] if models else platform.machine(),
+        "memory_gib": round(memory / 2**30),
+        "python": platform.python_version(),
+    }
+
+
+def plot(found: dict[str, Any]) -> None:
+    """Seconds of the migration, rows a second of one table, and memory by scale, as one picture."""
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    mpl.rcParams.update(
+        {"svg.hashsalt": "ferry", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
+    if "migration" in found:
+        seconds = found["migration"]["seconds"]
+        names = {"expert": "by hand", "ferry": "Ferry", "replay": "again", "one_percent": "1 % changed"}
+        bars = left.bar([names[name] for name in seconds], list(seconds.values()), color="#3b6ea5")
+        left.bar_label(bars, fmt="%.0f")
+        left.set_title(f"migration, scale {found['migration']['scale']:g}: seconds")
+    if "copy_orders" in found:
+        speeds = found["copy_orders"]["rows_per_second"]
+        bars = middle.bar(list(speeds), [speed / 1000 for speed in speeds.values()], color="#3b6ea5")
+        middle.bar_label(bars, fmt="%.0f")
+        middle.set_title("one table: thousand rows a second")
+    if "growth" in found:
+        scales = found["growth"]["scales"]
+        right.plot(list(scales), [one["peak_rss_mib"] for one in scales.values()], "o-", color="#3b6ea5")
+        right.axhline(found["growth"]["limit_mib"], color="#b04a3a", linestyle="--")
+        right.set_ylim(0, found["growth"]["limit_mib"] * 1.1)
+        right.set_title("peak memory by scale, MiB")
+    figure.savefig(DOCS / "images" / "speed.svg", metadata={"Date": None})
+
+
+def page(latest: dict[str, Any], found: dict[str, Any]) -> str:
+    """`docs/speed.md`."""
+    on = latest["machine"]
+    rows = "\n".join(
+        f"| `{name}` | {GOALS[name][0]} | **{value:,}** | {GOALS[name][1]} |"
+        for name, value in latest["figures"].items()
+    )
+    raw = ""
+    if "migration" in found:
+        one = found["migration"]
+        raw += "".join(
+            f"| {way} | {', '.join(format(run['seconds'], '.1f') for run in runs)} |"
+            f" {max(run.get('peak_rss_mib', 0) for run in runs) or '–'} |\n"
+            for way, runs in one["raw"].items()
+        )
+    return f"""# Speed and memory
+
+`make bench` measures all of this anew and writes this page: ratios of things that ran side by side in one run, medians
+where there were several rounds, through the path that users run (Dagster assets in process, contract, ledger, hashes,
+reconciliation, `fsync` on, foreign keys put back and checked at the end). Measured on {on["cores"]} cores
+({on["processor"]}, {on["memory_gib"]} GiB, Python {on["python"]}), client and server sharing them.
+
+![Seconds of the migration, rows a second of one table, and memory by scale](images/speed.svg)
+
+| figure | what | measured | goal |
+| --- | --- | --- | --- |
+{rows}
+
+The migration is TPC-H's customers, orders and lines: new keys for customers and orders, the natural key for lines, id
+maps, foreign keys. The script by hand ([expert.sh](../benchmarks/tpch/expert.sh)) does the bare move: binary `COPY`
+through a pipe, maps and inserts set by set, keys and foreign keys at the end; no contract, no ledger, no rejects, no
+reconciliation. Each round in seconds, and the peak of the process that carries the rows in MiB:
+
+| way | seconds, round by round | peak |
+| --- | --- | --- |
+{raw}
+`COPY` of one table only writes, from a file that lies there already, and has nothing to start; Ferry's time has
+Python's and Dagster's start in it.
+"""
+
+
+if __name__ == "__main__":
+    main()
