@@ -31,6 +31,7 @@ from ferry.sources.facts import Facts
 DATABASES = {
     "postgresql": "ferry.sources.postgres:PostgresSource",
     "postgres": "ferry.sources.postgres:PostgresSource",
+    "sqlite": "ferry.sources.sqlite:SqliteSource",
 }
 """Which class reads a database, by the scheme of the connection's URL."""
 
