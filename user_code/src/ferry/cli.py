@@ -18,6 +18,7 @@ from rich.text import Text
 from ferry import ledger
 from ferry.catalogue import connect
 from ferry.cli_connectors import connectors
+from ferry.cli_deliver import deliver
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
 from ferry.ledger import Outcomes
@@ -40,6 +41,7 @@ Defs = Annotated[
     typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
 ]
 app.add_typer(connectors, name="connectors")
+app.command()(deliver)
 console = Console()
 errors = Console(stderr=True)
 

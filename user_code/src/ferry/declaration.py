@@ -34,6 +34,7 @@ from ferry.contract import Contract
 from ferry.errors import DeclarationError
 from ferry.sources.declaration import FromFiles, FromNetSuite, FromRest, FromShopify
 from ferry.sources.declared import ONE_OR_SEVERAL, Columns, as_tuple
+from ferry.targets.api_declaration import ApiTarget
 from ferry.value_rules import MappingRule, ParseRule
 
 COMPONENT_TYPE = "ferry.components.Entity"
@@ -144,13 +145,15 @@ class Target(_Strict):
     """Where rows go: a table of a connection, `schema.table` or `table`.
 
     `constraints: at_end` sets foreign keys and secondary indexes aside during a load and puts them back, checked,
-    when the migration is settled: for a target that nobody else writes to in between.
+    when the migration is settled: for a target that nobody else writes to in between. With `api` the table is a
+    journal: `ferry.deliver` sends its rows on.
     """
 
     connection: str
     table: str
     key: TargetKey
     constraints: Literal["live", "at_end"] = "live"
+    api: ApiTarget | None = None
 
 
 class Reference(_Strict):

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from ferry.components.automation import condition_of
 from ferry.components.connections import owned_keys
+from ferry.components.delivery import delivery
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
 from ferry.components.recovery import still_to_do
@@ -66,7 +67,10 @@ class Entity(dg.Component, dg.Resolvable):
         folder = Path(context.defs_module_path)
         migration = migration_in(folder)
         observed = [] if source_key(entity) in owned_keys(folder) else observed_source(migration, entity)
-        return dg.Definitions(assets=[*observed, entity_assets(migration, entity)])
+        sent = (
+            [delivery(migration, entity, asset_keys(entity)[LOADED])] if entity.declaration.target.api else []
+        )
+        return dg.Definitions(assets=[*observed, entity_assets(migration, entity), *sent])
 
 
 def migration_in(folder: Path) -> Migration:

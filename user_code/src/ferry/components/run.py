@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ferry.catalogue import connect
 from ferry.components import events
 from ferry.components.entity import entity_assets, migration_in
 from ferry.components.resources import FerryResource
+from ferry.deliver import deliver_all
 from ferry.ledger import Outcomes
 from ferry.pipeline import Event, LoadedPartition, PartitionFailed
 from ferry.plan import MigrationPlan, plan_migration
@@ -71,6 +72,7 @@ class Report:
     seconds: float = 0.0
     peak_rss_mib: float = 0.0
     whole: bool = True
+    delivered: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def kept_every_promise(self) -> bool:
@@ -89,6 +91,7 @@ class Report:
             "peak_rss_mib": round(self.peak_rss_mib, 1),
             "rows": sum(report.outcomes.extracted for report in self.entities.values()),
             "entities": {name: report.as_dict() for name, report in self.entities.items()},
+            **({"delivered": self.delivered} if self.delivered else {}),
             "errors": [
                 line for report in self.entities.values() for line in dict.fromkeys(report.failed.values())
             ],
@@ -138,6 +141,8 @@ def run_migration(
                 message = data.user_failure_data.description if data and data.user_failure_data else None
                 one.failed[""] = message or (str(data.error) if data and data.error else "the run failed")
     settle(plans, settings, "cli")
+    for delivered in deliver_all(plans, settings, "cli", tuple(names)):
+        report.delivered[delivered.entity] = asdict(delivered)
     _ends(plans, settings, report, chosen)
     report.seconds = time.monotonic() - began
     report.peak_rss_mib = _peak_rss_mib()

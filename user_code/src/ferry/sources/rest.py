@@ -45,7 +45,7 @@ class RestSource:
     ) -> None:
         self.declared = declared = declaration
         self.cap, self.catches_up = declared.cap, declared.changes is not None
-        self.caller = _caller(declared, state_dir)
+        self.caller = caller_of(declared, state_dir)
         root, *inner = _record_steps(declared.records)
         self._records, self._inner = root, inner
         self._reading = Reading(
@@ -244,7 +244,8 @@ class RestSource:
         yield from level
 
 
-def _caller(declared: RestDeclaration, state_dir: Path) -> Caller:
+def caller_of(declared: RestDeclaration, state_dir: Path) -> Caller:
+    """What sends the calls to a declared API, within the limits that all runs of this machine share."""
     rate, host = declared.rate, re.sub(r"\W+", "-", urlsplit(declared.url).netloc)
     bucket = None
     if rate.requests:
