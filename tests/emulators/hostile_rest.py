@@ -59,6 +59,7 @@ class Faults:
     endless: bool = False  # there is always a next page, with new rows
     endless_empty: bool = False  # there is always a next page, with no rows
     repeat_cursor_after: int = 0  # after so many pages the cursor goes back to the first
+    cursors: int = 0  # cursors that were given under another number have expired
     rename_after: int = 0  # after so many pages `email` is called `mail`
     add_after: int = 0  # after so many pages rows have a new field
     shift_after: int = 0  # after so many pages a row is put before all others: offsets shift
@@ -227,7 +228,10 @@ class Handler(BaseHTTPRequestHandler):
         elif way == "offset":
             at = int(given.get("offset", 0))
         elif way in ("cursor", "link", "next_url"):
-            at = int(base64.urlsafe_b64decode(given["cursor"])) if given.get("cursor") else 0
+            told = base64.urlsafe_b64decode(given.get("cursor", "")).decode()
+            if told and int(told.partition(".")[2]) != faults.cursors:
+                return self._send(400, {"error": "the cursor has expired"}, headers)
+            at = int(told.partition(".")[0] or 0)
         elif way == "single":
             at, size = 0, len(rows)
         else:
@@ -262,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
             "meta": {"total": len(rows), "more": more, "next": None},
         }
         if more and way in ("cursor", "link", "next_url"):
-            token = base64.urlsafe_b64encode(str(after).encode()).decode()
+            token = base64.urlsafe_b64encode(f"{after}.{faults.cursors}".encode()).decode()
             answer["meta"]["next"] = token
             query = urlencode({k: v for k, v in given.items() if k != "cursor"} | {"cursor": token})
             host = "http://127.0.0.1:9" if faults.other_host else f"http://{self.headers['Host']}"

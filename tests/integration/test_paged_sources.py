@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ REST = {
     "ignore": ["*"],
     "retries": QUICK,
 }  # fmt: skip
+WHOLE = REST["fields"] | {"made": "int", "owner": "json", "lines": "json"}
 ROW = (
     "id: int; name: str; email: str | None; amount: decimal.Decimal; active: bool;"
     " created_at: datetime.datetime; updated_at: datetime.datetime"
@@ -70,7 +72,8 @@ def from_api(small: Small, api: Emulator, rest: dict[str, Any] | None = None, **
     small.migrating.connections["api"] = api.url
     source = {"connection": "api", "rest": REST | (rest or {}), "key": "id", "updated_at": "updated_at"}
     given = attributes.pop("source", {})
-    small.declare("items", ROW, source=source | given, columns={"id": "id"}, **attributes)
+    drop = [name for name in ("made", "owner", "lines") if name in ((rest or {}).get("fields") or {})]
+    small.declare("items", ROW, source=source | given, columns={"id": "id"}, drop=drop, **attributes)
     small.target(TABLE)
 
 
@@ -339,3 +342,47 @@ def test_a_packed_file_that_ends_early_fails_its_window(small: Small, tmp_path: 
     failed = small.migrating.load("items").failed["all"]
     assert "items-1.csv.gz" in failed
     assert small.rows("select count(*) from items") == [(0,)]
+
+
+def test_a_cursor_that_expired_meanwhile_is_given_up(small: Small, api: Emulator) -> None:
+    """What a run left behind cannot be gone on from: the window begins anew by itself, and nothing is there twice."""
+    from_api(small, api)
+    api.control(rename_after=4)
+    assert small.migrating.load("items").failed
+    api.control(reset=True)
+    api.control(cursors=1)
+    assert not small.migrating.load("items").failed
+    assert as_text(loaded(small)) == there()
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "pages that never end": ({"endless": True}, "do not end"),
+    "empty pages that never end": ({"endless_empty": True}, "empty pages"),
+    "a cursor that goes back": ({"repeat_cursor_after": 4}, ""),
+    "a page twice": ({"repeat_page": 4}, "twice|second time"),
+    "a page left out": ({"skip_page": 4}, "arrived"),
+    "a field more": ({"add_after": 4}, "surprise"),
+    "another host": ({"other_host": True}, "another host"),
+    "an error with 200": ({"error_with_200": True}, "no list"),
+    "no JSON": ({"not_json": "<html>maintenance</html>"}, "maintenance"),
+    "a bomb": ({"bomb": True}, "decompressed"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_an_api_does_is_one_message_and_the_next_run_is_whole(
+    small: Small, api: Emulator, fault: str
+) -> None:
+    """Nothing is loaded of a window that is in doubt; the message has the request; mended, every row arrives once."""
+    behaviour, said = FAULTS[fault]
+    way = "next_url" if "other_host" in behaviour else "cursor"
+    paging = {"by": way, "param": "cursor", "next": "meta.next", "size": 100, "size_param": "limit"}
+    from_api(small, api, {"path": f"/items/{way}", "paging": paging, "ignore": []} | {"fields": WHOLE})
+    api.control(**behaviour)
+    failed = small.migrating.load("items").failed["all"]
+    assert re.search(said, failed), failed
+    assert api.url.split("//")[1] in failed
+    assert loaded(small) == []
+    api.control(reset=True)
+    assert not small.migrating.load("items").failed
+    assert as_text(loaded(small)) == there()

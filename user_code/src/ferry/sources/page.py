@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import simplejson
 
-from ferry.errors import DeclarationError, TransientError
+from ferry.errors import DeclarationError, PermanentError, TransientError
 
 # A page is what travels at once through extract and stage; this bound is what keeps a run's memory flat.
 PAGE_BYTES = 16 * 1024 * 1024
@@ -95,6 +95,10 @@ class WindowIncomplete(TransientError):  # noqa: N818 - the fact is its name
     """What arrived is not what the source said: read the window again, from its beginning, without
     checkpoint.
     """
+
+
+class PagesInDoubt(PermanentError):  # noqa: N818 - the fact is its name
+    """The pages do not end: trying again changes nothing, and what has arrived is not to be gone on from."""
 
 
 class OtherCheckpoint(DeclarationError):  # noqa: N818 - the fact is its name

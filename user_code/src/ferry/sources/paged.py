@@ -14,18 +14,21 @@ import pyarrow as pa
 
 from ferry.catalogue import Column, Table, arrow_field
 from ferry.declaration import Migration, fingerprint
-from ferry.errors import DeclarationError, PermanentError, TransientError
+from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.extract import Arrived as Told
 from ferry.extract import Extraction, Source
 from ferry.partition import Scheme
 from ferry.settings import PREFIX, Settings
 from ferry.sources.arrived import Arrived
+from ferry.sources.calls import Refused
 from ferry.sources.facts import Facts
-from ferry.sources.page import OtherCheckpoint, Pages, Window, WindowIncomplete
+from ferry.sources.page import OtherCheckpoint, Pages, PagesInDoubt, Window, WindowIncomplete
 from ferry.sources.repeated import repeated_keys
 from ferry.sources.shape import UNFIT, Field
 from ferry.stage import Stage
 
+# Refusals that a new beginning would meet as well.
+_ABOUT_WHO_ASKS = (401, 402, 403)
 # PostgreSQL's words for the types of fields: the engine knows no others.
 _TYPES = {
     "text": ("text", "text"), "int": ("bigint", "int8"), "number": ("numeric", "numeric"),
@@ -166,10 +169,13 @@ class PagedExtraction(Extraction):
 
     def _bring(self) -> None:
         client = self._source.checked_client(self._name, self._partition)
+        begun = self._arrived.state.pages
         try:
             try:
                 self._read(client)
-            except OtherCheckpoint:
+            except (OtherCheckpoint, Refused) as error:
+                if not self._is_stale(error, begun):
+                    raise
                 self._arrived.forget()
                 self._read(client)
             completeness = client.completeness
@@ -180,10 +186,16 @@ class PagedExtraction(Extraction):
                     " arrived",
                     next="The window is read again from its beginning",
                 )
-        except WindowIncomplete:
+        except (WindowIncomplete, PagesInDoubt):
             self._arrived.forget()
             raise
         self._arrived.finish(completeness)
+
+    def _is_stale(self, error: FerryError, begun: int) -> bool:
+        """Whether the source refuses to go on from where another run stopped: its cursors may have expired."""
+        state = self._arrived.state
+        refused_at_once = begun > 0 and state.pages == begun
+        return not isinstance(error, Refused) or (refused_at_once and error.status not in _ABOUT_WHO_ASKS)
 
     def _read(self, client: Pages) -> None:
         for page in client.read(self._window, self._arrived.state.checkpoint):

@@ -22,6 +22,7 @@ from ferry.sources.page import (
     Completeness,
     Edge,
     Page,
+    PagesInDoubt,
     Tally,
     Window,
     WindowIncomplete,
@@ -368,7 +369,7 @@ class Reading:
             )
         stated = state["first"]
         if stated is not None and state["fetched"] > 2 * stated + 10_000 and page.next is not None:
-            raise PermanentError(
+            raise PagesInDoubt(
                 f"the pages do not end: {state['fetched']:,} rows so far, and the source says that it has {stated:,}",
                 where=page.where,
                 next="Check the paging in the declaration: the source may ignore its cursor or window",
@@ -376,7 +377,7 @@ class Reading:
 
     def _refuse_cycle(self, state: dict[str, Any], page: ServerPage) -> None:
         if state["empty"] > _EMPTY_PAGES:
-            raise PermanentError(
+            raise PagesInDoubt(
                 f"{state['empty']} empty pages in a row, and each says that there is a next one",
                 where=page.where,
                 next="Check the paging in the declaration",

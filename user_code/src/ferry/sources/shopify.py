@@ -18,7 +18,7 @@ from typing import Any
 
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.sources.auth import Header
-from ferry.sources.calls import Answer, Caller, Patience, Throttled, moment
+from ferry.sources.calls import Answer, Caller, Patience, Refused, Throttled, moment
 from ferry.sources.limits import Bucket
 from ferry.sources.page import Completeness, Page, Window
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
@@ -290,7 +290,9 @@ def judged(answer: Answer) -> dict[str, Any]:
     hint = "Grant the scope to the app and install it again" if "ACCESS_DENIED" in codes else (
         "Compare the fields of the declaration with the reference of this API version"
     )  # fmt: skip
-    raise PermanentError("the shop refuses the query", where=answer.request, why=why, next=hint)
+    if "ACCESS_DENIED" in codes:
+        raise PermanentError("the shop refuses the query", where=answer.request, why=why, next=hint)
+    raise Refused(answer.status, "the shop refuses the query", where=answer.request, why=why, next=hint)
 
 
 def check_access(caller: Caller, shop: Shop, entity: ShopifyEntity) -> None:
