@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferry.plan import strongly_connected
+from ferry.edges import strongly_connected
 
 
 @st.composite

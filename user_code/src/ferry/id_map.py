@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from psycopg import sql
 
 from ferry.catalogue import as_text
+from ferry.edges import EdgePlan
 from ferry.errors import DeclarationError, PermanentError
-from ferry.plan import EdgePlan, EntityPlan
+from ferry.plan import EntityPlan
 from ferry.sources.postgres import ArrowConnection
 from ferry.targets.types import wire_type
 

@@ -13,10 +13,11 @@ from ferry import constraints, ledger, vanished
 from ferry.catalogue import as_text, connect
 from ferry.circle import move, refuse, resolve
 from ferry.contract.verdict import MASK
+from ferry.edges import AHEAD, EdgePlan
 from ferry.errors import PermanentError
 from ferry.load import REFUSALS, Loader, refusal, told
 from ferry.partition import scheme_of
-from ferry.plan import AHEAD, EdgePlan, EntityPlan, MigrationPlan, waits_for
+from ferry.plan import EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
 from ferry.targets.types import wire_type
 

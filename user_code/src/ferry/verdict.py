@@ -22,9 +22,10 @@ from ferry.contract import CompiledContract, compile_contract
 from ferry.contract.carried import python_values, shown
 from ferry.contract.verdict import MASK, withheld
 from ferry.declaration import fingerprint
+from ferry.fits import not_null_targets
 from ferry.mapping import Failures, MappedColumn, map_rows
 from ferry.parse import Parser
-from ferry.plan import EntityPlan, not_null_targets
+from ferry.plan import EntityPlan
 from ferry.sources.shape import UNFIT
 from ferry.value_rules import ParseRule
 

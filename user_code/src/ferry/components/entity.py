@@ -25,11 +25,12 @@ from ferry.components.resources import FerryResource
 from ferry.contract import compile_contract
 from ferry.declaration import Entity as DeclaredEntity
 from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, read_migration
+from ferry.edges import circular_parents
 from ferry.errors import FerryError
 from ferry.mapping import code_of
 from ferry.partition import WHOLE, scheme_of
 from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
-from ferry.plan import circular_parents, plan_migration
+from ferry.plan import plan_migration
 
 CHECKS = {
     "accounted_for": (

@@ -13,8 +13,9 @@ import pyarrow as pa
 from psycopg import sql
 
 from ferry.catalogue import Column, as_text
+from ferry.edges import EdgePlan
 from ferry.id_map import MapTable, deferred_table, map_table
-from ferry.plan import EdgePlan, EntityPlan
+from ferry.plan import EntityPlan
 from ferry.targets.types import wire_type
 
 HASHED = (

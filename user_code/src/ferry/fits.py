@@ -1,0 +1,227 @@
+"""Whether a plan fits both databases: every name, key, type and NOT NULL, told with its place and the way out."""
+
+import difflib
+from typing import TYPE_CHECKING
+
+from ferry.catalogue import Column, Table, arrow_field, column_of
+from ferry.declaration import Entity, nearest
+from ferry.edges import AHEAD, EdgePlan
+from ferry.errors import DeclarationError
+from ferry.targets.types import comparable
+
+if TYPE_CHECKING:
+    from ferry.plan import EntityPlan
+
+
+def unknown_columns(entity: Entity, source: Table) -> list[str]:
+    """Columns that the contract names and the source lacks.
+
+    A field with a default may be absent; but one that is nearly a column which the contract does not name is a slip.
+    """
+    fields = {str(f.validation_alias or f.alias or n): f for n, f in entity.contract.model_fields.items()}
+    unnamed = [column for column in source.columns if column not in fields]
+    return [
+        name
+        for name, field in fields.items()
+        if name not in source.columns
+        and (field.is_required() or difflib.get_close_matches(name, unnamed, n=1, cutoff=0.75))
+    ]
+
+
+def check_names(entity: Entity, source: Table, target: Table) -> None:
+    """Every column that a declaration names is there."""
+    declaration = entity.declaration
+    path = entity.path
+    for column in declaration.source.key:
+        column_of(source, column, f"{path}: source.key")
+    if declaration.source.updated_at:
+        column_of(source, declaration.source.updated_at, f"{path}: source.updated_at")
+    if declaration.partition and declaration.partition.by:
+        column_of(source, declaration.partition.by, f"{path}: partition.by")
+    for name, into in declaration.columns.items():
+        column_of(source, name, f"{path}: columns")
+        column_of(target, into, f"{path}: columns.{name}")
+    for name in declaration.drop:
+        column_of(source, name, f"{path}: drop")
+    for name in declaration.target.key.column:
+        column_of(target, name, f"{path}: target.key.column")
+    for position, reference in enumerate(declaration.references):
+        for name in reference.column:
+            column_of(source, name, f"{path}: references[{position}].column")
+    if declaration.match:
+        for name in declaration.match.on:
+            column_of(source, name, f"{path}: match.on")
+            column_of(target, declaration.target_column(name), f"{path}: match.on")
+    if declaration.duplicates == "keep_latest" and not declaration.source.updated_at:
+        raise DeclarationError(
+            "`keep_latest` needs to know which row is the latest",
+            where=f"{path}: duplicates",
+            next="Name the column in source.updated_at",
+        )
+
+
+def check_possible(plan: "EntityPlan") -> None:
+    """Refuse what the declaration allows and this target, or this combination, does not."""
+    declaration, target, path = plan.declaration, plan.target, plan.entity.path
+    if target.row_security:
+        raise DeclarationError(
+            f"row-level security hides rows of {target.label} from this user",
+            where=f"{path}: target.table",
+            why="rows that are not seen would be loaded twice, and counts would be wrong",
+            next="Load as the table's owner, or as a role with BYPASSRLS",
+        )
+    if target.kind not in ("r", "p"):
+        raise DeclarationError(
+            f"{target.label} is no table that rows can be loaded into", where=f"{path}: target.table"
+        )
+    if target.encoding != "UTF8":
+        raise DeclarationError(
+            f"the target database is encoded in {target.encoding}",
+            where=f"{path}: target.connection",
+            why="a row with a character that it lacks could not even be kept among the rejected ones",
+            next="Make the database anew with encoding UTF8",
+        )
+    touched = {*plan.source_key, *plan.target_key, *plan.written, *(c.source for c in plan.columns)}
+    for one in plan.mapped:
+        if any(one.target in edge.target_columns for edge in plan.edges) or (
+            one.target in plan.target_key and declaration.target.key.source != "natural"
+        ):
+            raise DeclarationError(
+                f"{target.label}.{one.target} is filled by a reference or is a key that is made",
+                where=f"{path}: mapping.{one.target}",
+                next="Map another column, or remove this rule",
+            )
+    if marked := sorted(name for name in touched if "%" in name):
+        raise DeclarationError(
+            f"the column {marked[0]!r} has a percent sign in its name",
+            where=f"{path}: columns",
+            why="the driver would take it for the place of a value",
+            next="Read the table through a view that names it otherwise, or drop the column",
+        )
+    for key, wanted in (("mode", "upsert"), ("on_vanished", "report")):
+        found = getattr(declaration, key)
+        if not plan.has_map and found not in (wanted, "insert_only"):
+            raise DeclarationError(
+                f"`{key}: {found}` has to know which rows of a partition are ours",
+                where=f"{path}: {key}",
+                why="`id_map: none` keeps no such list",
+                next="Remove `id_map: none`",
+            )
+    if plan.ahead and declaration.match:
+        raise DeclarationError(
+            "`match` does not go with keys that are allocated ahead",
+            where=f"{path}: match",
+            why=next(edge.why for edge in plan.edges if edge.strategy == AHEAD),
+            next="Declare `on_missing: set_null` for a reference that may be NULL first, or leave out `match`",
+        )
+    if plan.ahead and not plan.has_map:
+        raise DeclarationError("keys that are allocated ahead need an id map", where=f"{path}: id_map")
+
+
+def check_comparable(plan: "EntityPlan", position: int, parent: Table) -> None:
+    """A reference and the key that it holds have to be of one kind, or no row would ever find its parent."""
+    edge = plan.edges[position]
+    for name, key in zip(edge.source_columns, edge.parent_key, strict=True):
+        mine, theirs = plan.parsed[name], column_of(parent, key, f"{edge.parent}: source.key")
+        kinds = {comparable(arrow_field(one).type) for one in (mine, theirs)}
+        if len(kinds) > 1:
+            raise DeclarationError(
+                f"{name} ({mine.type}) can never be equal to {edge.parent}.{key} ({theirs.type})",
+                where=f"{plan.entity.path}: references[{position}].column",
+                next="Read one of the tables through a view in which both are of one type",
+            )
+
+
+def check_stub(entity: Entity, parent: Entity, edge: EdgePlan, target: Table) -> None:
+    """A made-up parent needs a key that can be made of the old one, and a value wherever NULL is not allowed."""
+    where = f"{entity.path}: references to {edge.parent}"
+    declaration = parent.declaration
+    key = declaration.target.key
+    for name in edge.reference.stub:
+        column_of(target, name, f"{where}: stub")
+    natural = {declaration.target_column(name) for name in declaration.source.key}
+    if key.source == "uuid5" or (key.source == "natural" and not set(key.column) <= natural):
+        raise DeclarationError(
+            f"the key of a row made up for {edge.parent} cannot be made of the old key alone",
+            where=f"{where}.on_missing",
+            why=f"its key is {', '.join(key.column)}, `from: {key.source}`",
+            next="Use reject or set_null",
+        )
+    for name, column in target.columns.items():
+        by_itself = column.has_default or column.sequence or column.generated or not column.not_null
+        if name not in key.column and name not in edge.reference.stub and not by_itself:
+            raise DeclarationError(
+                f"a row made up for {edge.parent} has no value for {target.label}.{name}",
+                where=f"{where}: stub",
+                why="it is NOT NULL and has no default",
+                next=f"Add it: stub: {{{name}: …}}",
+            )
+
+
+def check_filled(entity: Entity, target: Table, plan: "EntityPlan") -> None:
+    """Something fills each column of the target that may not be NULL and has no default."""
+    made = plan.target_key if plan.declaration.target.key.source != "natural" else ()
+    for name, column in target.columns.items():
+        by_itself = column.has_default or column.sequence or column.generated or not column.not_null
+        if name not in plan.written and name not in made and not by_itself:
+            raise DeclarationError(
+                f"nothing fills {target.label}.{name}",
+                where=f"{entity.path}: columns",
+                why="it is NOT NULL and has no default",
+                next=f"Map a source column to it, or give it a default. {nearest(name, plan.source.columns, 'Source')}",
+            )
+
+
+def check_key(entity: Entity, target: Table, plan: "EntityPlan") -> None:
+    """The new key can be made as declared, and the target keeps it unique."""
+    key = plan.declaration.target.key
+    where = f"{entity.path}: target.key"
+    if key.source == "natural":
+        missing = [name for name in key.column if name not in plan.written]
+        if missing:
+            raise DeclarationError(f"nothing fills the key column {missing[0]!r}", where=where)
+    elif (key.source == "expression") != bool(key.expression):
+        raise DeclarationError(
+            "`from: expression` and `expression` belong together", where=where, next="Give both, or neither"
+        )
+    elif len(key.column) != 1:
+        raise DeclarationError(
+            f"`from: {key.source}` makes one column, {len(key.column)} are named", where=where
+        )
+    elif key.source == "identity" and not target.columns[key.column[0]].sequence:
+        raise DeclarationError(
+            f"{target.label}.{key.column[0]} has no sequence of its own",
+            where=f"{where}.from",
+            next="Make it an identity or serial column, or use `from: uuid7` or `from: natural`",
+        )
+    if key.source in ("uuid5", "uuid7") and target.columns[key.column[0]].base_type != "uuid":
+        raise DeclarationError(
+            f"`from: {key.source}` makes UUIDs, and {key.column[0]} is {target.columns[key.column[0]].type}",
+            where=f"{where}.from",
+        )
+    if key.namespace and key.source != "uuid5":
+        raise DeclarationError("`namespace` is for `from: uuid5`", where=f"{where}.namespace")
+    if not plan.has_map and key.source != "natural":
+        raise DeclarationError(
+            "`id_map: none` needs a natural key",
+            where=f"{entity.path}: id_map",
+            next="Set target.key.from: natural",
+        )
+    if not target.is_unique(key.column):
+        raise DeclarationError(
+            f"{', '.join(key.column)} is no unique key of {target.label}",
+            where=f"{where}.column",
+            next="Give the table a primary key or unique constraint on it, so that no row can be there twice",
+        )
+
+
+def not_null_targets(plan: "EntityPlan") -> list[tuple[str, Column]]:
+    """Source columns whose target column refuses NULL, with that column."""
+    pairs = [(column.source, plan.target.columns[column.target]) for column in plan.columns]
+    for edge in plan.edges:
+        if len(edge.source_columns) == len(edge.target_columns):
+            pairs += [
+                (source, plan.target.columns[target])
+                for source, target in zip(edge.source_columns, edge.target_columns, strict=True)
+            ]
+    return [(source, column) for source, column in pairs if column.not_null]
