@@ -55,7 +55,7 @@ demo-clean: ## remove the demo's databases, stage and history
 
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker
-	@$(BIN)/python -m pytest tests/unit tests/integration tests/oracle
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/integration tests/oracle
 
 .PHONY: check
 check: $(VENV)/.installed ## format, lint, types, definitions, lock

@@ -84,7 +84,8 @@ def server_account() -> Account:
         made = Account().run(
             "useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT, cwd=Path("/")
         )
-        if made.returncode:
+        # Another process may have made it in the same moment.
+        if made.returncode and ACCOUNT not in {entry.pw_name for entry in pwd.getpwall()}:
             raise PermanentError(
                 f"the account {ACCOUNT} could not be made",
                 where="embedded PostgreSQL",
