@@ -21,9 +21,10 @@ from psycopg.types.json import Json, set_json_loads
 from ferry import id_map
 from ferry.catalogue import connect
 from ferry.declaration import fingerprint
+from ferry.edges import NULL_THEN_UPDATE, EdgePlan
 from ferry.errors import DeclarationError, TransientError
 from ferry.load import told
-from ferry.plan import NULL_THEN_UPDATE, EdgePlan, EntityPlan, MigrationPlan
+from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.targets.rest import Item, RestTargetApi, Result, open_api
 

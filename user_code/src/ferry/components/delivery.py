@@ -7,8 +7,9 @@ import dagster as dg
 from ferry.components.resources import FerryResource
 from ferry.declaration import Entity, Migration
 from ferry.deliver import deliver, read_back
+from ferry.edges import circular_parents
 from ferry.errors import FerryError
-from ferry.plan import circular_parents, plan_migration
+from ferry.plan import plan_migration
 
 # Enough to see that the API keeps what it is given; `ferry deliver --check` reads all.
 LOOKED_AT = 100
