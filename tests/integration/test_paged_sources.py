@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from emulators.hostile_rest import make_items
@@ -314,6 +318,76 @@ def test_files_become_rows_and_a_partition_is_a_name(small: Small, tmp_path: Pat
     assert not went.failed
     assert small.rows("select id, name from items order by id") == [(1, "one"), (2, 'two, and "more"')]
     assert staged(small, "2024-02").said["stated"] == 1
+
+
+def _jsonl(path: Path) -> None:
+    path.write_text(
+        '{"id": 1, "name": "one", "updated_at": "2024-01-01T00:00:00Z"}\n'
+        '{"id": 2, "name": "two", "updated_at": "2024-01-02T00:00:00Z"}\n'
+    )
+
+
+def _parquet(path: Path) -> None:
+    at = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2)]
+    table = pa.table(
+        {
+            "id": pa.array([1, 2], pa.int32()),
+            "name": pa.array(["one", "two"]).dictionary_encode(),
+            "updated_at": pa.array(at, pa.timestamp("ms", "UTC")),
+        }
+    )
+    pq.write_table(table, path)
+
+
+def _fixed(path: Path) -> None:
+    path.write_text("001one  2024-01-01T00:00:00Z\n002two  2024-01-02T00:00:00Z\n")
+
+
+def _excel(path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in (
+        ["id", "name", "updated_at"],
+        [1, "one", "2024-01-01T00:00:00Z"],
+        [2, "two", "2024-01-02T00:00:00Z"],
+    ):
+        sheet.append(row)
+    book.save(path)
+
+
+PLAIN = {"id": "int", "name": "text", "updated_at": "timestamp"}
+PARSED = {
+    "id": {"type": "int", "parse": True},
+    "name": "text",
+    "updated_at": {"type": "timestamp", "parse": True},
+}
+WIDTHS = {"kind": "fixed", "columns": {"id": [1, 3], "name": [4, 8], "updated_at": [9, 28]}}
+FORMATS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "items.jsonl": (_jsonl, {"fields": PLAIN}),
+    "items.parquet": (_parquet, {"fields": PLAIN}),
+    "items.xlsx": (_excel, {"fields": PLAIN}),
+    "items.txt": (_fixed, {"fields": PARSED, "format": WIDTHS}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_brings_the_same_rows(small: Small, tmp_path: Path, name: str) -> None:
+    """JSON lines, Parquet with narrower types, a workbook and columns at fixed places: the target is the same."""
+    write, declared = FORMATS[name]
+    if name == "items.txt":
+        declared = declared | {"fields": {**PARSED, "id": {"type": "text", "path": "id"}}}
+    from_files(small, tmp_path / "exports", {"files": name, **declared})
+    if name == "items.txt":
+        contract = small.migrating.folder / "items" / "contract.py"
+        contract.write_text(contract.read_text().replace("id: int", "id: str"))
+        small.target("alter table items alter id type text")
+    write(tmp_path / "exports" / name)
+    went = small.migrating.load("items")
+    assert not went.failed
+    keys = ("001", "002") if name == "items.txt" else (1, 2)
+    found = small.rows("select id, name, updated_at::date::text from items order by id")
+    assert found == [(keys[0], "one", "2024-01-01"), (keys[1], "two", "2024-01-02")]
 
 
 def test_a_key_that_two_files_have_is_a_duplicate(small: Small, tmp_path: Path) -> None:

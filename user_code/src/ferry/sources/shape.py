@@ -159,7 +159,7 @@ class Shape:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema())
 
     def typed(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
-        """A batch that has its own types: the declared columns of it, which must be of the declared types.
+        """A batch that has its own types: the declared columns of it, narrower types of a kind widened exactly.
 
         Raises:
             PermanentError: a column is missing, not declared, or of another type.
@@ -167,16 +167,27 @@ class Shape:
         if self.fields is None:
             return batch.select([name for name in batch.schema.names if name not in self.ignore])
         self._compare_columns(batch.schema.names, where)
-        for one in self.fields:
-            is_there = batch.schema.field(one.path or one.name).type
-            if is_there != one.arrow:
+        columns = [self._widened(one, batch.column(one.path or one.name), where) for one in self.fields]
+        if self.unfit == "carry":
+            columns.append(pa.nulls(batch.num_rows, pa.string()))
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema())
+
+    def _widened(self, one: Field, values: pa.Array, where: str) -> pa.Array:
+        if values.type == one.arrow:
+            return values
+        if _widens(values.type, one.arrow):
+            try:
+                return values.cast(one.arrow)
+            except pa.ArrowInvalid as error:
+                why = str(error).splitlines()[0]
                 raise PermanentError(
-                    f"column {one.name} is {is_there}, and {one.arrow} is declared",
-                    where=where,
-                    next=f"Declare {one.name} as the file has it; the mapping converts",
-                )
-        columns = [batch.column(one.path or one.name) for one in self.fields]
-        return pa.RecordBatch.from_arrays(columns, names=[one.name for one in self.fields])
+                    f"column {one.name} has a value that {one.type} cannot hold", where=where, why=why
+                ) from None
+        raise PermanentError(
+            f"column {one.name} is {values.type}, and {one.arrow} is declared",
+            where=where,
+            next=f"Declare {one.name} as the file has it; the mapping converts",
+        )
 
     def _compare_columns(self, names: list[str], where: str) -> None:
         wanted = [f.path or f.name for f in self.fields or []]
@@ -267,6 +278,27 @@ class Shape:
                 unfit.setdefault(at, {})[one.name] = original
                 fitted[at] = None
         return pa.array(fitted, one.arrow)
+
+
+def _widens(there: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether every value of a type, or none at all, is exactly one of the wanted type; Arrow's cast says which."""
+    kind = pa.types
+    if kind.is_dictionary(there):
+        return _widens(there.value_type, wanted) or there.value_type == wanted
+    if kind.is_decimal(there) and kind.is_decimal(wanted):
+        whole = there.precision - there.scale <= wanted.precision - wanted.scale
+        return whole and there.scale <= wanted.scale
+    if kind.is_timestamp(there) and kind.is_timestamp(wanted):
+        return (there.tz is None) == (wanted.tz is None)
+    if kind.is_floating(there) and kind.is_floating(wanted):
+        return there.bit_width <= wanted.bit_width
+    texts, blobs = (kind.is_string, kind.is_large_string, kind.is_string_view), (kind.is_large_binary,)
+    return (
+        (kind.is_integer(there) and kind.is_integer(wanted))
+        or (any(one(there) for one in texts) and kind.is_string(wanted))
+        or (any(one(there) for one in blobs) and kind.is_binary(wanted))
+        or (kind.is_date(there) and kind.is_date(wanted))
+    )
 
 
 class Unfit:
