@@ -1,0 +1,132 @@
+"""The loading half of the pipeline: what was handed over goes into the target, then is held against its stage."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+
+from ferry import constraints, ledger
+from ferry.errors import FerryError
+from ferry.handover import (
+    LOADED,
+    Begin,
+    Channel,
+    Chunk,
+    End,
+    Event,
+    Kept,
+    LoadedPartition,
+    PartitionFailed,
+    Progress,
+    Rows,
+)
+from ferry.ledger import Outcomes
+from ferry.load import Loader, told
+from ferry.loaders import Loaders, most_loaders
+from ferry.reconcile import Reconciliation, compare, digest
+from ferry.settings import Settings
+from ferry.stage import Manifest, Stage
+from ferry.verdict import Judge
+
+
+def load_all(loader: Loader, settings: Settings, channel: "Channel") -> Iterator[Event]:
+    """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
+    plan, most = loader.plan, most_loaders(loader.plan, settings.loaders)
+    done: dict[str, Manifest] = {}
+    broken: set[str] = set()
+    outcomes, skipped, began = Outcomes(), 0, time.monotonic()
+    before: dict[int, dict[str, Any]] = {}
+
+    def another() -> Loader:
+        return Loader(loader.plans, plan.name, settings, loader.run_id)
+
+    def counted(ended: list[Chunk]) -> Iterator[Event]:
+        nonlocal skipped
+        for chunk in ended:
+            outcomes.add(chunk.outcomes)
+            skipped += chunk.skipped
+            yield Progress(plan.name, chunk.partition, chunk.rows, LOADED)
+
+    with Loaders[Chunk](loader, another, most) as side_by_side:
+        while (item := channel.get()) is not None:
+            try:
+                if not isinstance(item, Rows | Kept):
+                    yield from counted(side_by_side.finish())
+                if isinstance(item, PartitionFailed):
+                    broken.add(item.partition)
+                    yield item
+                    continue
+                if item.partition in broken:
+                    continue
+                match item:
+                    case Begin(partition):
+                        outcomes, skipped, began = Outcomes(), 0, time.monotonic()
+                        before = loader.begin(partition)
+                        if plan.declaration.target.constraints == "at_end" and (plan.ahead or not before):
+                            constraints.set_aside(loader.connection, plan)
+                    case Rows():
+                        yield from counted(side_by_side.start(item.load(before)))
+                    case Kept(partition, manifest):
+                        stage = Stage(settings.stage_root, plan.name, partition)
+                        for chunk in _kept(loader, stage, manifest, before):
+                            if isinstance(chunk, Chunk):
+                                yield from counted([chunk])
+                            else:
+                                yield from counted(side_by_side.start(chunk.load(before)))
+                        yield from counted(side_by_side.finish())
+                    case End(partition, manifest):
+                        loader.finish(manifest, partition)
+                        outcomes.check(f"{plan.name}, {partition}")
+                        Stage(settings.stage_root, plan.name, partition).forget_arrived()
+                        done[partition] = manifest
+                        rejections = ledger.rejections(loader.connection, plan.name, (partition,))
+                        seconds = time.monotonic() - began
+                        yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
+                    case _:
+                        yield item
+            except (FerryError, psycopg.Error) as error:
+                broken.add(item.partition)
+                yield PartitionFailed(item.partition, worded(error, plan.name, item.partition), LOADED)
+                if loader.connection.closed or loader.connection.broken:
+                    raise
+    loader.unlock()
+    yield from reconcile(loader, settings, done)
+
+
+def _kept(
+    loader: Loader, stage: Stage, manifest: Manifest, before: dict[int, dict[str, Any]]
+) -> "Iterator[Chunk | Rows]":
+    """The parts of a stage that was kept: done by the ledger, or read back because they were not loaded yet."""
+    judge = None
+    for part in manifest.parts:
+        again = loader.loaded_before(part, before)
+        if again is not None:
+            yield Chunk(stage.partition, part.rows, again, True)
+            continue
+        judge = judge or Judge(loader.plan)
+        table = stage.read(manifest, part)
+        verdict = judge.judge(table, stage.duplicates(manifest))
+        yield Rows(stage.partition, manifest.stage_id, part, table, verdict)
+
+
+def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]) -> Iterator[Reconciliation]:
+    """The second hop for some partitions: the digest first, row by row where it cannot tell or does not agree."""
+    found = digest(loader, manifests) or {}
+    judge: Judge | None = None
+    for partition, manifest in manifests.items():
+        result = found.get(partition)
+        if result is None or not result.reconciled:
+            judge = judge or Judge(loader.plan)
+            stage = Stage(settings.stage_root, loader.plan.name, partition)
+            detailed = compare(loader, stage, manifest, judge)
+            if result is not None and detailed.reconciled and not result.reconciled:
+                # The target was altered in rows that the stage no longer has: the digest's count stands.
+                detailed.different = result.different
+            result = detailed
+        yield result
+
+
+def worded(error: FerryError | psycopg.Error, name: str, partition: str) -> FerryError:
+    """What went wrong in a partition, as an error that says whether trying again can help."""
+    return error if isinstance(error, FerryError) else told(error, f"{name}, {partition}")
