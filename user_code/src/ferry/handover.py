@@ -93,7 +93,7 @@ class Rows:
     verdict: PartVerdict
     seen: Seen | None = None
 
-    def load(self, before: dict[int, dict[str, Any]]) -> "Callable[[Loader], Chunk]":
+    def load(self, before: dict[int, dict[str, Any]]) -> Callable[[Loader], Chunk]:
         """What a loader has to do with them; `before` is what the ledger says of the partition's chunks."""
 
         def by(loader: Loader) -> Chunk:

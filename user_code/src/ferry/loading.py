@@ -30,7 +30,7 @@ from ferry.stage import Manifest, Stage
 from ferry.verdict import Judge
 
 
-def load_all(loader: Loader, settings: Settings, channel: "Channel") -> Iterator[Event]:
+def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[Event]:
     """Load what the reading thread hands over, then hold every partition that was loaded against its stage."""
     plan, most = loader.plan, most_loaders(loader.plan, settings.loaders)
     done: dict[str, Manifest] = {}
@@ -96,7 +96,7 @@ def load_all(loader: Loader, settings: Settings, channel: "Channel") -> Iterator
 
 def _kept(
     loader: Loader, stage: Stage, manifest: Manifest, before: dict[int, dict[str, Any]]
-) -> "Iterator[Chunk | Rows]":
+) -> Iterator[Chunk | Rows]:
     """The parts of a stage that was kept: done by the ledger, or read back because they were not loaded yet."""
     judge = None
     for part in manifest.parts:

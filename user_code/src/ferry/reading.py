@@ -55,7 +55,7 @@ def read_all(
     settings: Settings,
     wanted: set[str],
     staged: frozenset[str],
-    channel: "Channel",
+    channel: Channel,
     stopped: threading.Event,
 ) -> None:
     """The reading thread: extract or read back, judge, hand over. It never raises; it sends what went wrong."""
