@@ -54,7 +54,8 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
     return Small(new_database, tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(12))
+# Each of these broke something when it was first tried; `seed` may be any number.
+@pytest.mark.parametrize("seed", [0, 1, 6, 17, 20, 34, 43, 48])
 def test_a_drawn_schema_moves_whole(small: Small, seed: int) -> None:
     """Loaded in a drawn order, settled, loaded again (nothing changes), rolled back, loaded: as plain SQL says."""
     drawn = random.Random(seed)
