@@ -1,10 +1,12 @@
 """Old key → new key: the map of each entity, a table in the target written in the rows' own transaction."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import adbc_driver_manager as adbc
 import psycopg
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -13,7 +15,7 @@ from psycopg import sql
 
 from ferry.catalogue import as_text
 from ferry.edges import EdgePlan
-from ferry.errors import DeclarationError, PermanentError
+from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.plan import EntityPlan
 from ferry.sources.postgres import ArrowConnection
 from ferry.targets.types import wire_type
@@ -197,6 +199,7 @@ def export(url: str, plan: EntityPlan, path: Path, tell: Callable[[int], None]) 
     Raises:
         DeclarationError: another ending, or no such folder.
         PermanentError: the file cannot be written.
+        TransientError: the target broke off.
     """
     writers = {".parquet": _parquet, ".csv": pa_csv.CSVWriter}
     if path.suffix not in writers:
@@ -222,6 +225,13 @@ def export(url: str, plan: EntityPlan, path: Path, tell: Callable[[int], None]) 
                 rows += batch.num_rows
                 tell(batch.num_rows)
         partial.replace(path)
+    except adbc.Error as error:
+        raise TransientError(
+            "the target broke off",
+            where=str(path),
+            why=str(error).splitlines()[0],
+            next="Nothing was written",
+        ) from None
     except OSError as error:
         raise PermanentError(
             "the map cannot be written",
@@ -243,4 +253,5 @@ def _batches(url: str, query: sql.Composed) -> Iterator[pa.RecordBatch]:
     try:
         yield from arrow.stream(query.as_string(None))
     finally:
-        arrow.close()
+        with contextlib.suppress(adbc.Error):
+            arrow.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import adbc_driver_manager as adbc
 import numpy as np
 import pgpq
 import psycopg
@@ -37,6 +38,7 @@ PASSING = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
+    adbc.OperationalError,
 )
 # A chunk joins few rows with large indexed tables whose pages it has just used. Left to its defaults the planner reads
 # the whole table for each chunk, which makes a load quadratic; a probe of the index is what it should price low.
@@ -539,12 +541,12 @@ def refusal(error: psycopg.Error, plan: EntityPlan) -> dict[str, Any]:
     }
 
 
-def told(error: psycopg.Error, where: str) -> FerryError:
-    """What the database said, as an error that says whether trying again can help."""
+def told(error: psycopg.Error | adbc.Error, where: str) -> FerryError:
+    """What the database said, through either driver, as an error that says whether trying again can help."""
     return passing(error, where) if isinstance(error, PASSING) or _full(error) else refused(error, where)
 
 
-def passing(error: psycopg.Error, where: str) -> TransientError:
+def passing(error: psycopg.Error | adbc.Error, where: str) -> TransientError:
     """The error of a lost connection, a deadlock, a lock that somebody holds or a full disk."""
     undone = "The transaction was undone; the next try goes on where the ledger ends"
     match error:
@@ -560,12 +562,12 @@ def passing(error: psycopg.Error, where: str) -> TransientError:
     return TransientError(what, where=where, why=_said(error), next=f"{help_}. {undone}".removeprefix(". "))
 
 
-def _full(error: psycopg.Error) -> bool:
+def _full(error: Exception) -> bool:
     """A disk that is full, or a file that may not grow, which PostgreSQL has no code of its own for."""
     return isinstance(error, psycopg.errors.DiskFull) or "File too large" in str(error)
 
 
-def refused(error: psycopg.Error, where: str) -> FerryError:
+def refused(error: psycopg.Error | adbc.Error, where: str) -> FerryError:
     """The error of a statement that the target will refuse again."""
     return PermanentError(
         "the target refused the load", where=where, why=_said(error), next="Nothing of it was kept"
@@ -576,6 +578,6 @@ def _first_errors(verdict: PartVerdict) -> list[dict[str, Any]]:
     return verdict.errors.to_pylist()
 
 
-def _said(error: psycopg.Error) -> str:
+def _said(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) if lines else type(error).__name__

@@ -1,9 +1,11 @@
 """Replay: send only the rejected rows through again, after the contract, the mapping or the target was mended."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import adbc_driver_manager as adbc
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -61,7 +63,7 @@ def replay(
                 with Loader(plans, name, settings, run_id) as loader:
                     loader.lock(None)
                     done.append(_entity(loader, settings, reason, key))
-            except psycopg.Error as error:
+            except (psycopg.Error, adbc.Error) as error:
                 raise told(error, name) from None
     return done
 
@@ -118,7 +120,8 @@ def _batches(
                 rows_of.rollback()
                 yield partition, chunk, pa.Table.from_batches(rows, schema)
     finally:
-        rows_of.close()
+        with contextlib.suppress(adbc.Error):
+            rows_of.close()
 
 
 def _chunk(
