@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from asking import Dagster, free_port, wait_for
@@ -39,24 +39,26 @@ class Served(Dagster):
 
 
 @contextmanager
-def serving(migrating: Migrating, home: Path, **environment: str) -> Iterator[Served]:
-    """Serve a migration until the block ends; runs are processes of the code server."""
+def serving(migrating: Migrating, home: Path, *, daemon: bool = False) -> Iterator[Served]:
+    """Serve a migration until the block ends, with a daemon for backfills if asked; runs are processes of their own."""
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
     module = f"{{module_name: location, location_name: {Served.location}, working_directory: {TESTS}}}"
     (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
     port = free_port()
-    variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home), **environment}
-    words = ["-w", str(home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
-    with (home / "webserver.log").open("w") as log:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("dagster-webserver")), *words],
-            env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home,
-        )  # fmt: skip
-        try:
-            served = Served(f"http://127.0.0.1:{port}", home)
-            wait_for("the webserver has loaded the shop", served.is_up, 120)
-            yield served
-        finally:
-            process.terminate()
-            process.wait(30)
+    variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home)}
+    workspace = ["-w", str(home / "workspace.yaml")]
+    commands = [["dagster-webserver", *workspace, "-h", "127.0.0.1", "-p", str(port)]]
+    commands += [["dagster-daemon", "run", *workspace]] if daemon else []
+    with ExitStack() as processes:
+        for words in commands:
+            log = processes.enter_context((home / f"{words[0]}.log").open("w"))
+            process = subprocess.Popen(
+                [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+                env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home,
+            )  # fmt: skip
+            processes.callback(process.wait, 30)
+            processes.callback(process.terminate)
+        served = Served(f"http://127.0.0.1:{port}", home)
+        wait_for("the webserver has loaded the shop", served.is_up, 120)
+        yield served

@@ -109,6 +109,46 @@ def test_each_partition_has_its_materializations_checks_and_versions(
     assert found == {(check, partition) for check in CHECKS for partition in ("1993", "1994")}
 
 
+def test_a_materialization_tells_what_an_operator_asks_and_nothing_personal(
+    running: Migrating, instance: dg.DagsterInstance
+) -> None:
+    """Counts, schema, lineage, place, size, speed, memory, reasons, a preview; a name and a salary are masked."""
+    told: dict[str, dict[str, dg.MetadataValue]] = {}
+    for entity in ("customers", "employees"):
+        result = materialize(running.folder, instance, entity)
+        assert result.success
+        records = instance.get_records_for_run(
+            result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        events = (record.event_log_entry.asset_materialization for record in records)
+        told |= {event.asset_key.to_user_string(): dict(event.metadata) for event in events if event}
+    speed = {"bytes", "seconds", "rows per second"}
+    raw, loaded = told["raw_customers"], told["loaded_customers_and_id_mapping"]
+    kept = {"dagster/row_count", "dagster/column_schema", "dagster/storage_kind"} | speed
+    assert kept | {"dagster/uri", "preview"} <= set(raw)
+    assert kept | {"dagster/table_name", "dagster/column_lineage", "peak MiB", "rejections"} <= set(loaded)
+    assert {"extracted", "inserted", "updated", "unchanged", "preserved", "rejected", "waiting"} <= set(
+        loaded
+    )
+    assert {"dagster/row_count", "accepted", "rejected", "reasons", "examples"} <= set(
+        told["validated_customers"]
+    )
+    assert str(raw["dagster/uri"].value).startswith(str(running.stage / "customers"))
+    lineage = loaded["dagster/column_lineage"].value
+    assert isinstance(lineage, dg.TableColumnLineage)
+    (origin,) = lineage.deps_by_column["full_name"]
+    assert (origin.asset_key.to_user_string(), origin.column_name) == ("legacy/customers", "name")
+    rows = {}
+    for name in ("raw_customers", "raw_employees"):
+        preview = told[name]["preview"]
+        assert isinstance(preview, dg.TableMetadataValue)
+        rows[name] = [record.data for record in preview.records]
+    # What is not there is shown as empty.
+    assert {row["name"] for row in rows["raw_customers"]} - {""} == {"***"}
+    assert all(row["segment"] != "***" for row in rows["raw_customers"])
+    assert {row["salary"] for row in rows["raw_employees"]} == {"***"}
+
+
 def test_a_failed_partition_leaves_the_good_ones_and_is_repeated_alone(
     running: Migrating, instance: dg.DagsterInstance
 ) -> None:

@@ -183,6 +183,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         failed: list[PartitionFailed] = []
         try:
             settings = ferry.settings()
+            recorder.stage_root = settings.stage_root
             plans = plan_migration(migration, settings, only=(entity.name,))
             recorder.plan = plans[entity.name]
             # A run that goes on from one whose partitions were all made has nothing to read.

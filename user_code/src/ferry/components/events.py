@@ -1,7 +1,6 @@
 """What a pipeline's events look like in Dagster: materializations, checks and their metadata, one a partition."""
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,9 @@ from dagster import DagsterEvent
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import DagsterEventBatchMetadata, generate_event_batch_id
 
+from ferry.components.preview import peak_mib, preview
 from ferry.components.versions import Versions, stamp
+from ferry.contract import compile_contract
 from ferry.declaration import Entity, fingerprint
 from ferry.ledger import Outcomes
 from ferry.partition import WHOLE
@@ -59,6 +60,7 @@ class Recorder:
         self._checked: list[dg.AssetCheckEvaluation] = []
         self._flushed = time.monotonic()
         self.plan: EntityPlan | None = None
+        self.stage_root = ""
 
     def record(self, event: Event) -> None:
         """Log an event as Dagster's own, and tell the listeners."""
@@ -138,7 +140,8 @@ class Recorder:
         manifest = event.manifest
         metadata: dict[str, Any] = {
             **self._row_count(event.partition, manifest.rows),
-            "dagster/uri": f"{manifest.entity}/{manifest.partition}/{manifest.stage_id}",
+            "dagster/uri": f"{self.stage_root}/{manifest.entity}/{manifest.partition}/{manifest.stage_id}",
+            "dagster/storage_kind": "parquet",
             "dagster/column_schema": dg.TableSchema(
                 columns=[dg.TableColumn(name, type_) for name, type_ in manifest.columns.items()]
             ),
@@ -159,6 +162,14 @@ class Recorder:
                 if said is None
                 else str(said)
             )
+        if event.sample is not None:
+            # A column that the contract does not know may hold anything: nobody has said that it is not personal.
+            shown = {
+                column.name
+                for column in compile_contract(self._entity.contract).fields
+                if not column.personal
+            }
+            metadata["preview"] = preview(event.sample, set(event.sample.column_names) - shown)
         self._materialize(RAW, event.partition, manifest.content_hash, metadata)
 
     def _judged(self, event: Judged) -> None:
@@ -203,7 +214,8 @@ class Recorder:
             "chunks skipped": event.skipped_chunks,
             "seconds": round(event.seconds, 3),
             "rows per second": round(outcomes.extracted / event.seconds) if event.seconds else 0,
-            "peak MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak MiB": peak_mib(),
+            "bytes": manifest.bytes,
             "dagster/storage_kind": "postgres",
         }
         if self.plan is not None:

@@ -6,7 +6,10 @@ from the source again: their materializations say that they are there.
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance, DagsterRun
-from dagster._core.storage.tags import RESUME_RETRY_TAG
+from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG
+
+GOES_ON = (RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG)
+"""Tags of a run that goes on from the failed one before it, rather than from scratch."""
 
 
 def still_to_do(
@@ -22,7 +25,7 @@ def still_to_do(
         partitions: what the run was given.
     """
     made: set[str] = set()
-    while run.tags.get(RESUME_RETRY_TAG) == "true" and run.parent_run_id:
+    while "true" in map(run.tags.get, GOES_ON) and run.parent_run_id:
         before = instance.get_run_by_id(run.parent_run_id)
         if before is None:
             break

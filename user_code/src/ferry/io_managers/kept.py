@@ -1,16 +1,12 @@
 """What is told of rows as they pass: how many, how large, how fast, and the first few of them."""
 
-import resource
 import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-import dagster as dg
 import pyarrow as pa
 
-from ferry.contract.verdict import MASK
-
-SHOWN_ROWS = 5
+from ferry.components.preview import SHOWN_ROWS, peak_mib, preview
 
 
 class Meter:
@@ -47,24 +43,3 @@ class Meter:
         if self._first is not None and self._first.num_rows:
             told["preview"] = preview(self._first, personal)
         return told
-
-
-def peak_mib() -> int:
-    """The most memory that this process has held so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def preview(table: pa.Table, personal: Collection[str]) -> dg.TableMetadataValue:
-    """The first rows as a table in the UI; personal values are masked."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    name: "" if value is None else MASK if name in personal else str(value)[:80]
-                    for name, value in row.items()
-                }
-            )
-            for row in table.slice(0, SHOWN_ROWS).to_pylist()
-        ],
-        dg.TableSchema([dg.TableColumn(f.name, str(f.type)) for f in table.schema]),
-    )
