@@ -1,5 +1,7 @@
 """What passes between the thread that reads and the one that loads, and the events that come of it."""
 
+from __future__ import annotations
+
 import queue
 import threading
 from collections.abc import Callable
