@@ -85,6 +85,16 @@ class Begin:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """What became of one part when it was loaded."""
+
+    partition: str
+    rows: int
+    outcomes: Outcomes
+    skipped: bool
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows of one part with their verdict, and which of them are as they were in the stage before."""
 
@@ -105,16 +115,6 @@ class Rows:
             return Chunk(self.partition, self.part.rows, outcomes, skipped)
 
         return by
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What became of one part when it was loaded."""
-
-    partition: str
-    rows: int
-    outcomes: Outcomes
-    skipped: bool
 
 
 @dataclass(frozen=True)
