@@ -88,7 +88,22 @@ type BulkOperation implements Node { id: ID! status: String! errorCode: String o
 type UserError { field: [String!] message: String! }
 type BulkPayload { bulkOperation: BulkOperation userErrors: [UserError!]! }
 type Mutation { bulkOperationRunQuery(query: String!, groupObjects: Boolean! = false): BulkPayload
-  bulkOperationCancel(id: ID!): BulkPayload }
+  bulkOperationCancel(id: ID!): BulkPayload
+  customerSet(identifier: CustomerSetIdentifiers, input: CustomerSetInput!): CustomerSetPayload
+  customerDelete(input: CustomerDeleteInput!): CustomerDeletePayload
+  productSet(identifier: ProductSetIdentifiers, input: ProductSetInput!, synchronous: Boolean! = true): ProductSetPayload
+  productDelete(input: ProductDeleteInput!): ProductDeletePayload }
+input UniqueMetafieldValueInput { namespace: String key: String! value: String! }
+input CustomerSetIdentifiers { customId: UniqueMetafieldValueInput email: String id: ID phone: String }
+input ProductSetIdentifiers { customId: UniqueMetafieldValueInput handle: String id: ID }
+input CustomerSetInput { firstName: String lastName: String email: String phone: String note: String tags: [String!] }
+input ProductSetInput { title: String handle: String vendor: String productType: String status: String tags: [String!] }
+input CustomerDeleteInput { id: ID! }
+input ProductDeleteInput { id: ID! }
+type CustomerSetPayload { customer: Customer userErrors: [UserError!]! }
+type ProductSetPayload { product: Product userErrors: [UserError!]! }
+type CustomerDeletePayload { deletedCustomerId: ID userErrors: [UserError!]! }
+type ProductDeletePayload { deletedProductId: ID userErrors: [UserError!]! }
 """
 for _kind in (*_CONNECTIONS, "LineItem", "Metafield"):
     SDL += (
@@ -129,6 +144,7 @@ class Faults:
     cut_download: int = 0  # the next n downloads break off in the middle
     drop_bulk_line: int = 0  # that line of a bulk file is missing
     shuffle_bulk: bool = True  # children come anywhere, not after their parents
+    lose_mutation: int = 0  # the answer to every n-th mutation never arrives, though it took effect
     no_ranges: bool = False  # downloads ignore Range
     bulk_seconds: float = 0.3  # how long an operation takes
     bulk_status: str = "COMPLETED"  # how operations end
@@ -179,6 +195,8 @@ class Shop:
         self.operations: dict[str, dict[str, Any]] = {}
         self.last_connection: dict[str, Any] | None = None
         self.bulk_bytes = 0
+        self.deleted: list[str] = []
+        self.mutations = 0
         self.data = _make_shop(args)
 
     def tell(self) -> dict[str, Any]:
@@ -415,6 +433,10 @@ class Resolver:
         operation = self._shop.operations.get(id)
         if operation:
             return {"__typename": "BulkOperation", **_look(self._shop, operation, self._host)}
+        for root, kind in (("customers", "Customer"), ("products", "Product")):
+            row = next((r for r in self._shop.data[root] if r["id"] == id), None)
+            if row:
+                return {"__typename": kind, **row}
         return None
 
     def currentBulkOperation(self, _info: Any) -> dict[str, Any] | None:
@@ -441,6 +463,58 @@ class Resolver:
             "roots": sum("__parentId" not in line for line in lines), "status": shop.faults.bulk_status,
         }  # fmt: skip
         return {"bulkOperation": _look(shop, shop.operations[number], self._host), "userErrors": []}
+
+    def customerSet(self, _info: Any, input: dict[str, Any], identifier: Any = None) -> dict[str, Any]:
+        return self._set("customers", "Customer", "email", identifier or {}, input)
+
+    def productSet(
+        self, _info: Any, input: dict[str, Any], identifier: Any = None, synchronous: bool = True
+    ) -> dict[str, Any]:
+        assert synchronous
+        return self._set("products", "Product", "handle", identifier or {}, input)
+
+    def customerDelete(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        return self._delete("customers", input["id"])
+
+    def productDelete(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        return self._delete("products", input["id"])
+
+    def _set(
+        self, root: str, kind: str, unique: str, identifier: dict[str, Any], given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """An object found by our own id, or a new one; what has to be unique is."""
+        own = tuple((identifier.get("customId") or {}).values()) or None
+        rows = self._shop.data[root]
+        row = next((r for r in rows if own and r.get("customId") == own), None)
+        taken = given.get(unique) is not None and any(
+            r is not row and r[unique] == given[unique] for r in rows
+        )
+        if taken or (unique == "email" and "@" not in (given.get("email") or "@")):
+            message = "Email has already been taken" if taken else "Email is invalid"
+            problem = {"field": ["input", unique], "message": message}
+            return {kind.lower(): None, "userErrors": [problem]}
+        now = datetime.fromtimestamp(self._shop.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if row is None:
+            number = 11_000_000_000_000_000 + len(rows) + len(self._shop.deleted)
+            row = {
+                "id": f"gid://shopify/{kind}/{number}", "legacyResourceId": str(number), "customId": own,
+                "firstName": None, "lastName": None, "email": None, "phone": None, "state": "DISABLED", "note": None,
+                "numberOfOrders": "0", "defaultEmailAddress": None, "defaultPhoneNumber": None, "tags": [],
+                "title": "", "handle": "", "vendor": "", "productType": "", "status": "ACTIVE", "variants": [],
+                "createdAt": now,
+            }  # fmt: skip
+            rows.append(row)
+        row |= {**given, "updatedAt": now}
+        return {kind.lower(): row, "userErrors": []}
+
+    def _delete(self, root: str, id: str) -> dict[str, Any]:
+        rows = self._shop.data[root]
+        found = [row for row in rows if row["id"] == id]
+        if not found:
+            return {"userErrors": [{"field": ["id"], "message": "does not exist"}]}
+        rows.remove(found[0])
+        self._shop.deleted.append(id)
+        return {"userErrors": []}
 
     version = "2026-01"
 
@@ -574,6 +648,14 @@ class Handler(BaseHTTPRequestHandler):
             return None
         with self.shop.lock:
             status, answer = self._graphql(json.loads(body), found[1])
+            if json.loads(body)["query"].startswith("mutation"):
+                self.shop.mutations += 1
+                if (
+                    self.shop.faults.lose_mutation
+                    and self.shop.mutations % self.shop.faults.lose_mutation == 0
+                ):
+                    self.close_connection = True
+                    return None
         return self._send(status, answer, {"X-Shopify-API-Version": self._served(found[1])})
 
     def do_GET(self) -> None:

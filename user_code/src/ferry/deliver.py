@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 from psycopg import sql
@@ -26,7 +26,7 @@ from ferry.errors import DeclarationError, TransientError
 from ferry.load import told
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
-from ferry.targets.rest import Item, RestTargetApi, Result, open_api
+from ferry.targets.rest import Item, RestTargetApi, Result
 
 TABLES: LiteralString = """
 create table if not exists ferry.deliveries (
@@ -37,6 +37,39 @@ create table if not exists ferry.deliveries (
 )
 """
 PAGE, GROUP = 500, 50
+
+
+class Api(Protocol):
+    """What a delivery asks of an API; one module in `targets/` for each kind."""
+
+    @property
+    def batch(self) -> int:
+        """How many rows one request takes."""
+        ...
+
+    def create(self, items: list[Item]) -> list[Result]:
+        """Create the rows of one request; those that an earlier try created are found."""
+        ...
+
+    def update(self, item: Item) -> Result:
+        """Bring a row over there up to date."""
+        ...
+
+    def delete(self, remote_id: str) -> None:
+        """Take a row back; one that is gone is gone."""
+        ...
+
+    def read(self, remote_id: str) -> dict[str, Any] | None:
+        """A row as it is over there, None if it is not."""
+        ...
+
+    def body(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The body of a row."""
+        ...
+
+    def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:
+        """The body with the row's key in it, if the API finds rows by that."""
+        ...
 
 
 @dataclass
@@ -141,7 +174,7 @@ class _Delivery:
         connection: psycopg.Connection,
         plans: MigrationPlan,
         plan: EntityPlan,
-        api: RestTargetApi,
+        api: Api,
         run_id: str,
         again: bool,
     ) -> None:
@@ -363,7 +396,7 @@ def _sent(value: Any, base_type: str) -> Any:
     )
 
 
-def _checked(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> RestTargetApi:
+def _checked(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Api:
     """The API of an entity; refuses what cannot be delivered."""
     target, where = plan.declaration.target, str(plan.entity.path)
     if target.api is None:
@@ -383,7 +416,12 @@ def _checked(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Rest
                 where=f"{where}: references",
                 next=f"Give the target of {edge.parent} an `api`, or drop the reference",
             )
-    return open_api(target.api, settings, where)
+    if target.api.rest:
+        return RestTargetApi(target.api.rest, target.api.connection, settings, where)
+    from ferry.targets.shopify import ShopifyTargetApi
+
+    assert target.api.shopify is not None
+    return ShopifyTargetApi(target.api.shopify, target.api.connection, settings, where)
 
 
 def _different(sent: Any, there: Any, place: str = "") -> Iterable[str]:

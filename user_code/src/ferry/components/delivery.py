@@ -37,11 +37,11 @@ def delivery(migration: Migration, entity: Entity, loaded: dg.AssetKey) -> dg.As
     @dg.asset(
         key=key,
         deps=[loaded, *parents],
-        description=f"Rows of {entity.declaration.target.table} at {api.connection}{api.rest.path}: each sent once.",
+        description=f"Rows of {entity.declaration.target.table} at {api.label}: each sent once.",
         group_name=entity.declaration.group,
         owners=list(entity.declaration.owners),
         tags={**entity.declaration.tags, "ferry/entity": entity.name},
-        kinds={"rest", "api"},
+        kinds={"shopify" if api.shopify else "rest", "api"},
         check_specs=[
             dg.AssetCheckSpec(
                 "delivered", asset=key, description="Every row of the journal is over there, as it was sent"

@@ -80,8 +80,38 @@ class RestTarget(Declared):
         return self
 
 
+class ShopifyTarget(Declared):
+    """Objects of a shop on Shopify that rows become.
+
+    Attributes:
+        object: `customers` or `products`.
+        fields: column → place in Shopify's input (`firstName`); a column that is not named is not sent.
+        namespace, key: of the metafield that holds a row's key; its definition in the shop has the type `id`, whose
+            values are unique.
+    """
+
+    object: str
+    fields: dict[str, str]
+    namespace: str = "ferry"
+    key: str = "id"
+
+
 class ApiTarget(Declared):
     """The API behind a journal table: `connection` has its URL and credentials, as for a source."""
 
     connection: str
-    rest: RestTarget
+    rest: RestTarget | None = None
+    shopify: ShopifyTarget | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ApiTarget:
+        if (self.rest is None) == (self.shopify is None):
+            raise ValueError("give `rest` or `shopify`")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Where rows go, for people."""
+        if self.rest:
+            return f"{self.connection}{self.rest.path}"
+        return f"{self.connection}/{self.shopify.object if self.shopify else ''}"

@@ -11,7 +11,7 @@ from ferry.sources.calls import Answer, Caller, Refused, Throttled
 from ferry.sources.declared import checked
 from ferry.sources.rest import caller_of
 from ferry.sources.rest_declaration import RestConnection, RestDeclaration
-from ferry.targets.api_declaration import ApiTarget
+from ferry.targets.api_declaration import RestTarget
 
 # What a status says of one row. Anything else that is refused is about all of them: credentials, address, permission.
 ROW_REFUSED = (400, 409, 413, 415, 422)
@@ -44,19 +44,17 @@ class Result:
 class RestTargetApi:
     """One resource of an API, called over limits that all runs of this machine share."""
 
-    def __init__(self, declared: ApiTarget, settings: Settings, where: str) -> None:
-        """Args: the declaration, the settings with the connection's parts, and the place for errors."""
-        self.declared = declared.rest
-        parts = settings.parts(declared.connection, f"{where}: target.api.connection")
-        checked(RestConnection, parts, f"FERRY_CONNECTIONS__{declared.connection.upper()}")
-        same = declared.rest.model_dump(include={"path", "rate", "retries", "throttled"})
+    def __init__(self, declared: RestTarget, connection: str, settings: Settings, where: str) -> None:
+        """Args: the declaration, the connection's name, the settings with its parts, and the place for errors."""
+        self.declared = declared
+        parts = settings.parts(connection, f"{where}: target.api.connection")
+        checked(RestConnection, parts, f"FERRY_CONNECTIONS__{connection.upper()}")
+        same = declared.model_dump(include={"path", "rate", "retries", "throttled"})
         self.caller = self._caller(parts | same, settings.state_root)
         # Where a repetition is no repetition to the API, one try is one try; what became of it is looked up.
         once = same | {"retries": same["retries"] | {"attempts": 1}}
         self.once = (
-            self.caller
-            if declared.rest.idempotency_header
-            else self._caller(parts | once, settings.state_root)
+            self.caller if declared.idempotency_header else self._caller(parts | once, settings.state_root)
         )
 
     def _caller(self, given: dict[str, Any], state_dir: Path) -> Caller:
@@ -105,10 +103,10 @@ class RestTargetApi:
         bulk = self.declared.bulk
         assert bulk is not None
         listed: Any = [item.body for item in items]
-        body = _placed({}, bulk.items, listed) if bulk.items else listed
+        body = placed({}, bulk.items, listed) if bulk.items else listed
         headers = {self.declared.idempotency_header: str(items[0].request)}
         answer = self.caller.call("POST", bulk.path, json=body, headers=headers)
-        told = _dug(answer.json(), bulk.results)
+        told = dug(answer.json(), bulk.results)
         if not isinstance(told, list) or len(told) != len(items):
             raise PermanentError(
                 f"the bulk answer has no result for each of {len(items)} rows",
@@ -118,8 +116,8 @@ class RestTargetApi:
             )
         results = []
         for item, one in zip(items, told, strict=True):
-            found = _dug(one, self.declared.id)
-            problem = "" if found is not None else str(_dug(one, bulk.error) or one)[:500]
+            found = dug(one, self.declared.id)
+            problem = "" if found is not None else str(dug(one, bulk.error) or one)[:500]
             results.append(Result(item.key, None if found is None else str(found), problem))
         return results
 
@@ -151,13 +149,13 @@ class RestTargetApi:
         body: dict[str, Any] = {}
         for column, value in row.items():
             place = self.declared.fields.get(column, column)
-            _placed(body, f"{self.declared.wrap}.{place}" if self.declared.wrap else place, value)
+            placed(body, f"{self.declared.wrap}.{place}" if self.declared.wrap else place, value)
         return body
 
     def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:
         """The body with the row's key in it, where the API is to find it by that."""
         find = self.declared.find
-        return _placed(body, find.field, key) if find else body
+        return placed(body, find.field, key) if find else body
 
     def _row(self, item: Item, call: Any) -> Result:
         try:
@@ -166,7 +164,7 @@ class RestTargetApi:
             if error.status not in ROW_REFUSED:
                 raise
             return Result(item.key, None, f"{error.what}: {error.why}"[:500])
-        found = _dug(answer.json(), self.declared.id)
+        found = dug(answer.json(), self.declared.id)
         if found is None and item.remote_id is None:
             raise PermanentError(
                 f"the answer has no id at {self.declared.id!r}", where=answer.request, why=answer.excerpt
@@ -177,22 +175,17 @@ class RestTargetApi:
         find = self.declared.find
         assert find is not None
         answer = self.caller.call("GET", self.declared.path, params={find.param: item.key})
-        records = _dug(answer.json(), find.records) if find.records else answer.json()
+        records = dug(answer.json(), find.records) if find.records else answer.json()
         if isinstance(records, list) and len(records) > 1:
             raise PermanentError(
                 f"the API has {len(records)} rows with the key {item.key}",
                 where=answer.request,
                 next="Remove all but one there; Ferry sends a key once",
             )
-        return str(_dug(records[0], self.declared.id)) if records else None
+        return str(dug(records[0], self.declared.id)) if records else None
 
 
-def open_api(declared: ApiTarget, settings: Settings, where: str) -> RestTargetApi:
-    """The API behind a journal table; no call is made yet."""
-    return RestTargetApi(declared, settings, where)
-
-
-def _placed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+def placed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     """Put a value at a dotted place of a body; gives the body."""
     *way, last = place.split(".")
     inner = body
@@ -202,7 +195,7 @@ def _placed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     return body
 
 
-def _dug(told: Any, place: str) -> Any:
+def dug(told: Any, place: str) -> Any:
     """What lies at a dotted place, None if nothing does."""
     for step in place.split(".") if place else ():
         told = told.get(step) if isinstance(told, dict) else None
