@@ -57,6 +57,10 @@ demo-clean: ## remove the demo's databases, stage and history
 test: $(VENV)/.installed ## unit and integration tests, without Docker
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/integration tests/oracle
 
+.PHONY: docs-pictures
+docs-pictures: $(VENV)/.installed ## draw docs/images anew: a failed backfill in the UI (needs Debian's chromium)
+	@FERRY_PICTURES=docs/images $(BIN)/python -m pytest tests/browser/test_recovery.py
+
 .PHONY: check
 check: $(VENV)/.installed ## format, lint, types, definitions, lock
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: make format" >&2; exit 1; }

@@ -4,53 +4,15 @@ Screenshots of each step are kept in out/stack, for the README too.
 """
 
 import re
-from collections.abc import Iterator
 
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from looking import picture
+from playwright.sync_api import Page, expect
 
-from stack import OUT, Stack
+from stack import Stack
 
-# Debian's browser; the flags keep it from asking for anything outside this machine.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 GROUPS = ("people", "catalogue", "sales")
 # The graph with the shop's groups opened, as the UI itself puts it into the address.
 GRAPH = "asset-groups?expanded=" + "%2C".join(f"global%40global%3A{group}" for group in GROUPS)
-
-expect.set_options(timeout=90_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A window without a past."""
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    context.set_default_timeout(30_000)
-    fresh = context.new_page()
-    yield fresh
-    context.close()
-
-
-def picture(page: Page, name: str) -> None:
-    """Keep what the window shows."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=OUT / f"{name}.png")
 
 
 def test_the_graph_shows_the_shop(stack: Stack, page: Page) -> None:

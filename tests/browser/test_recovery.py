@@ -1,0 +1,86 @@
+"""A failed backfill in the browser: where it stands, what it says, and a click that goes on from it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from looking import picture
+from playwright.sync_api import Page, expect
+
+from asking import wait_for
+from migrating import Migrating
+from serving import Served, serving
+
+PARENTS = [
+    f"{stage}_{name}{'_and_id_mapping' if stage == 'loaded' else ''}"
+    for name in ("customers", "employees")
+    for stage in ("raw", "validated", "loaded")
+]
+ORDERS = ("raw_orders", "validated_orders", "loaded_orders")
+GRAPH = "asset-groups?expanded=" + "%2C".join(f"global%40global%3A{group}" for group in ("people", "sales"))
+
+
+@pytest.fixture
+def served(by_year: Migrating, tmp_path: Path) -> Iterator[Served]:
+    """The UI and the daemon over a migration of this test's own."""
+    with serving(by_year, tmp_path / "dagster", daemon=True) as running:
+        yield running
+
+
+def test_a_failed_backfill_goes_on_from_failure_by_a_click(
+    served: Served, by_year: Migrating, page: Page
+) -> None:
+    """Seven years of orders, one that cannot be staged: the backfill shows six and one, the partition is red, the run
+    says why; *From failure* in the run's menu loads that year alone."""
+    served.succeeded(served.launch(*PARENTS, location=served.location))
+    broken = by_year.stage / "orders" / "1994"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text("a file where a folder should be")
+    backfill = served.backfill(*ORDERS)
+    run_id = wait_for(
+        "a run of the backfill", lambda: served.runs_with_tag("dagster/backfill", backfill), 120
+    )[0]
+    assert served.finished(run_id)["status"] == "FAILURE"
+
+    page.goto(f"{served.url}/runs/b/{backfill}")
+    expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("100% completed").first).to_be_visible()
+    picture(page, "backfill")
+    page.goto(f"{served.url}/assets/loaded_orders?view=partitions&partition=1993")
+    expect(page.get_by_text("Failed (1)")).to_be_visible()
+    expect(page.get_by_text("dagster/partition_row_count")).to_be_visible()
+    picture(page, "asset-partitions")
+    page.goto(f"{served.url}/assets/loaded_orders?view=checks&checkDetail=no_orphans")
+    expect(page.get_by_text("Load the parents, then settle")).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    picture(page, "failed-check")
+    page.goto(f"{served.url}/{GRAPH}")
+    expect(page.get_by_text("loaded_orders", exact=True).locator("visible=true").first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    picture(page, "graph-with-a-failure")
+
+    broken.unlink()
+    page.goto(f"{served.url}/runs/{run_id}")
+    expect(
+        page.get_by_text(re.compile("orders, 1994: the staging area cannot be written")).first
+    ).to_be_visible()
+    again = page.get_by_role("button", name="Re-execute all (*)")
+    again.locator("xpath=following-sibling::*").click()
+    page.get_by_text("From failure", exact=True).click()
+    # The run belongs to a backfill that has ended; the UI asks whether that is meant.
+    page.get_by_role("button", name="Confirm").click()
+    (retry,) = wait_for(
+        "the click starts a run", lambda: served.runs_with_tag("dagster/parent_run_id", run_id), 60
+    )
+    served.succeeded(retry)
+    page.goto(f"{served.url}/runs/{retry}")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    with by_year.target() as target:
+        runs = dict(
+            target.execute(
+                "select partition, run_id from ferry.partitions where entity = 'orders'"
+            ).fetchall()
+        )
+    assert {year for year, by in runs.items() if by == retry} == {"1994"}
+    assert len(runs) == 7
