@@ -297,6 +297,45 @@ def test_text_of_another_encoding_arrives_and_a_target_of_another_is_refused(
         small.migrating.plans()
 
 
+def test_a_value_of_a_hundred_megabytes_arrives_or_is_kept_whole(small: Small) -> None:
+    """Large text and bytes are carried; in a row that is rejected they are kept, and their beginning is shown."""
+    small.source("create table one (id int primary key, v text, w bytea)")
+    small.target("create table one (id int primary key, v text, w bytea)")
+    small.source(
+        "insert into one values (1, repeat('0123456789', 10000000), null),"
+        " (2, 'small', convert_to(repeat('x', 10000000), 'UTF8')), (-3, repeat('y', 5000000), null)"
+    )
+    load(small, "id: Annotated[int, Field(gt=0)]; v: str")
+    query = "select id, length(v), length(w), md5(v), md5(w) from one where id > 0 order by 1"
+    with psycopg.connect(small.migrating.source_url) as source:
+        assert source.execute(query.encode()).fetchall() == small.rows(query)
+    kept = small.rows("select length(row->>'v'), length(errors::text) < 1000 from ferry.rejected_rows")
+    assert kept == [(5_000_000, True)]
+
+
+def a_wide_pair(small: Small, width: int) -> str:
+    """One table on both sides with `id` and that many columns; returns the fields of its contract."""
+    names = [f"c{number}" for number in range(width)]
+    columns = ", ".join(f"{name} int" for name in names)
+    small.source(f"create table one (id int primary key, {columns})")
+    small.target(f"create table one (id int primary key, {columns})")
+    small.source(f"insert into one select i, {', '.join(['i'] * width)} from generate_series(1, 20) i")
+    return "id: int; " + "; ".join(f"{name}: int" for name in names)
+
+
+def test_a_table_of_1500_columns_is_carried(small: Small) -> None:
+    """The contract names all of them."""
+    load(small, a_wide_pair(small, 1_500))
+    assert small.rows("select count(*), sum(c0 + c1499) from one") == [(20, 420)]
+
+
+def test_a_table_with_more_columns_than_a_load_can_hold_is_refused_in_the_plan(small: Small) -> None:
+    """PostgreSQL's tables end at 1,600, and the load needs some for itself: part of the columns has to be dropped."""
+    small.declare("one", a_wide_pair(small, 1_599), made="natural", new_key="id")
+    with pytest.raises(DeclarationError, match="1600 columns are more than can be loaded"):
+        small.migrating.plans()
+
+
 def test_the_page_says_of_every_built_in_type_what_becomes_of_it(small: Small) -> None:
     """docs/values.md names each base, range and multirange type of this server, under the right heading."""
     rows = re.findall(r"^\| (`.*?) \| (exact|refused)", PAGE.read_text(), re.MULTILINE)

@@ -12,6 +12,9 @@ from ferry.targets.types import comparable
 if TYPE_CHECKING:
     from ferry.plan import EntityPlan
 
+MOST_COLUMNS = 1_550
+"""Columns of one entity that a load can hold."""
+
 
 def unknown_columns(entity: Entity, source: Table) -> list[str]:
     """Columns that the contract names and the source lacks.
@@ -82,6 +85,13 @@ def check_possible(plan: "EntityPlan") -> None:
             next="Make the database anew with encoding UTF8",
         )
     touched = {*plan.source_key, *plan.target_key, *plan.written, *(c.source for c in plan.columns)}
+    if (width := len({*plan.source_key, *plan.written})) > MOST_COLUMNS:
+        raise DeclarationError(
+            f"{width} columns are more than can be loaded",
+            where=f"{path}: columns",
+            why=f"PostgreSQL's tables end at 1600, and a load needs some of its own: {MOST_COLUMNS} are left",
+            next="Drop the others here, and load them through a second entity over the same table",
+        )
     for one in plan.mapped:
         if any(one.target in edge.target_columns for edge in plan.edges) or (
             one.target in plan.target_key and declaration.target.key.source != "natural"

@@ -366,7 +366,7 @@ class Loader:
         where: str,
     ) -> Loaded:
         """Keep what was rejected, and check that every row of the part has met its end."""
-        errors = [*_first_errors(verdict), *loaded.refused]
+        errors = [*verdict.listed(), *loaded.refused]
         self._reject(partition, part.number, table, errors, attempts)
         loaded.outcomes.extracted = part.rows
         loaded.outcomes.rejected = len({error["row"] for error in errors})
@@ -572,10 +572,6 @@ def refused(error: psycopg.Error | adbc.Error, where: str) -> FerryError:
     return PermanentError(
         "the target refused the load", where=where, why=_said(error), next="Nothing of it was kept"
     )
-
-
-def _first_errors(verdict: PartVerdict) -> list[dict[str, Any]]:
-    return verdict.errors.to_pylist()
 
 
 def _said(error: Exception) -> str:

@@ -143,7 +143,7 @@ def _chunk(
     sent = table if verdict.sent is None else verdict.sent
     loaded = loader.load_rows(sent, accepted, partition, chunk, numbers=numbers)
     refused: dict[int, list[dict[str, Any]]] = {}
-    for error in [*verdict.errors.to_pylist(), *loaded.refused]:
+    for error in [*verdict.listed(), *loaded.refused]:
         refused.setdefault(error["row"], []).append(error)
     for number, found in refused.items():
         listed = [{k: v for k, v in error.items() if k not in ("row", "reason")} for error in found]

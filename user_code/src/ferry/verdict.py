@@ -7,6 +7,7 @@ contract. (What the target's columns refuse, and references, are judged while lo
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -37,8 +38,11 @@ ERRORS = pa.schema(
         ("rule", pa.string()),
         ("value", pa.string()),
         ("message", pa.string()),
+        ("path", pa.string()),
     ]
 )
+MOST_VALUES = 1_000
+"""Distinct values that are counted for one rule of one partition; a value beyond that is not counted by itself."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,15 @@ class PartVerdict:
     def from_bytes(cls, body: bytes) -> "PartVerdict":
         """Read what `to_bytes` wrote."""
         table = pq.read_table(pa.BufferReader(body))
-        return cls(int((table.schema.metadata or {})[b"rows"]), table.cast(ERRORS))
+        rows = int((table.schema.metadata or {})[b"rows"])
+        if "path" not in table.column_names:  # as earlier versions wrote it
+            table = table.append_column("path", pa.nulls(table.num_rows, pa.string()))
+        return cls(rows, table.cast(ERRORS))
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The errors as dictionaries; `path` only where it says something."""
+        rows = self.errors.to_pylist()
+        return [{k: v for k, v in row.items() if k != "path" or v is not None} for row in rows]
 
 
 @dataclass
@@ -86,6 +98,8 @@ class Tally:
     rejected: int = 0
     rules: dict[str, int] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[str, Counter[str]] = field(default_factory=dict)
+    """By the same names, how often each value broke the rule (as errors show it: masked where it is personal)."""
 
     def add(self, verdict: PartVerdict, most_examples: int = 10) -> None:
         """Count a part's verdict; each row counts once, for its first error."""
@@ -94,12 +108,22 @@ class Tally:
         self.rejected += rejected
         if not rejected:
             return
-        first = pl.from_arrow(verdict.errors).unique(subset="row", keep="first", maintain_order=True)  # type: ignore[union-attr]
-        for row in first.iter_rows(named=True):  # type: ignore[union-attr]
-            rule = row["reason"] if not row["rule"] else f"{row['reason']}: {row['column']}: {row['rule']}"
-            self.rules[rule] = self.rules.get(rule, 0) + 1
-            if len(self.examples) < most_examples:
-                self.examples.append(row)
+        first = pl.DataFrame(pl.from_arrow(verdict.errors)).unique(
+            subset="row", keep="first", maintain_order=True
+        )
+        wanted = most_examples - len(self.examples)
+        self.examples += first.head(max(wanted, 0)).drop("path").to_dicts()
+        counted = first.group_by("reason", "column", "rule", "value", maintain_order=True).len()
+        for reason, column, rule, value, count in counted.iter_rows():
+            name = f"{reason}: {column}: {rule}" if rule else reason
+            self.rules[name] = self.rules.get(name, 0) + count
+            seen = self.values.setdefault(name, Counter())
+            if value is not None and (value in seen or len(seen) < MOST_VALUES):
+                seen[value] += count
+
+    def top(self, rule: str, most: int = 5) -> str:
+        """The values that break a rule most often, for people: `abc (12), (3)`."""
+        return ", ".join(f"{value} ({count})" for value, count in self.values[rule].most_common(most))
 
 
 class Judge:
@@ -136,10 +160,12 @@ class Judge:
             duplicates: the keys that occur more than once, as `Extraction.duplicates` gives them.
         """
         read, unread = self._parser.parse(table)
-        judged = [*self._unread(table, unread), *self._contract(read, unread)]
-        errors = _first_reason(
-            [self._repeated(table, duplicates), _unfit(table), self._null_keys(read), _by_row(judged)]
-        )
+        unfit, known = self._unfit(table), [(name, rows) for name, rows, _ in unread]
+        if unfit is not None:
+            at, names = unfit.column("row").to_numpy(), unfit.column("column").to_numpy()
+            known += [(name, at[names == name]) for name in set(names)]
+        judged = [*([unfit] if unfit else []), *self._unread(table, unread), *self._contract(read, known)]
+        errors = _first_reason([self._repeated(table, duplicates), self._null_keys(read), _by_row(judged)])
         sent, failed = self._map(read, PartVerdict(table.num_rows, errors).accepted())
         errors = _first_reason([errors, *failed, self._refused(sent)])
         return PartVerdict(table.num_rows, errors, sent if self._plan.changes else None)
@@ -182,10 +208,23 @@ class Judge:
         return pa.table(
             [
                 [int(numbers[row]) for row in failures], ["mapping"] * len(given), [one.target] * len(given),
-                [rule for rule, _ in failures.values()], values, told,
+                [rule for rule, _ in failures.values()], values, told, [None] * len(given),
             ],
             schema=ERRORS,
         )  # fmt: skip
+
+    def _unfit(self, table: pa.Table) -> pa.Table | None:
+        """Values that are not of their field's type: the source carried them beside their row."""
+        if UNFIT not in table.column_names or table.column(UNFIT).null_count == table.num_rows:
+            return None
+        parts = []
+        message = "the value is not of the type that is declared for its field"
+        for row in np.flatnonzero(table.column(UNFIT).is_valid().to_numpy()).tolist():
+            found = json.loads(table.column(UNFIT)[row].as_py(), parse_float=Decimal)
+            for column, value in found.items():
+                text = MASK if column in self._personal else shown(str(value))
+                parts.append(_errors([row], "contract", column, "type", [text], message))
+        return pa.concat_tables(parts)
 
     def _unread(self, table: pa.Table, unread: list[tuple[str, np.ndarray, ParseRule]]) -> list[pa.Table]:
         """Texts that their rule cannot read, as they were."""
@@ -239,18 +278,20 @@ class Judge:
                 found.append(_errors(rows, "contract", name, "null_key", None, "a key may not be NULL"))
         return pa.concat_tables(found) if found else None
 
-    def _contract(self, table: pa.Table, unread: list[tuple[str, np.ndarray, ParseRule]]) -> list[pa.Table]:
+    def _contract(self, table: pa.Table, unread: list[tuple[str, np.ndarray]]) -> list[pa.Table]:
         offset, found = 0, []
         for batch in self._shown(table).to_batches():
             errors = self.contract.judge(batch).errors
             if errors.num_rows:
-                columns = {name: errors.column(name) for name in ("column", "rule", "value", "message")}
+                columns = {
+                    name: errors.column(name) for name in ("column", "rule", "value", "message", "path")
+                }
                 rows = pc.add(errors.column("row"), offset)
                 reason = pa.array(["contract"] * errors.num_rows, pa.string())
                 found.append(pa.table({"row": rows, "reason": reason, **columns}).cast(ERRORS))
             offset += batch.num_rows
         errors = pa.concat_tables(found) if found else ERRORS.empty_table()
-        for name, rows, _ in unread:  # the contract saw NULL there, which says nothing of the source
+        for name, rows in unread:  # the contract saw NULL there, which says nothing of the source
             there = np.isin(errors.column("row").to_numpy(), rows)
             errors = errors.filter(
                 pc.invert(pc.and_(pa.array(there), pc.equal(errors.column("column"), name)))
@@ -334,18 +375,6 @@ _SHOWN = {"numeric": _numeric, "uuid": _uuid}
 """How a contract sees text that is a value of this PostgreSQL type, if it asks for such values."""
 
 
-def _unfit(table: pa.Table) -> pa.Table | None:
-    """Values that are not of their field's type: the source carried them beside their row."""
-    if UNFIT not in table.column_names or table.column(UNFIT).null_count == table.num_rows:
-        return None
-    parts = []
-    for row, text in enumerate(table.column(UNFIT).to_pylist()):
-        for column, value in json.loads(text or "{}", parse_float=Decimal).items():
-            message = "the value is not of the type that is declared for its field"
-            parts.append(_errors([row], "contract", column, "type", [str(value)], message))
-    return pa.concat_tables(parts)
-
-
 def _errors(
     rows: list[int], reason: str, column: str, rule: str, values: Sequence[str | None] | None, message: str
 ) -> pa.Table:
@@ -353,7 +382,7 @@ def _errors(
     return pa.table(
         [
             rows, [reason] * count, [column] * count, [rule] * count, values if values is not None else [None] * count,
-            [message] * count,
+            [message] * count, [None] * count,
         ],
         schema=ERRORS,
     )  # fmt: skip

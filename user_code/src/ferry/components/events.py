@@ -181,7 +181,13 @@ class Recorder:
             "rejected": tally.rejected,
         }
         if tally.rules:
-            metadata["reasons"] = _counts("reason", tally.rules)
+            often = sorted(tally.rules.items(), key=lambda pair: -pair[1])[:20]
+            metadata["reasons"] = dg.MetadataValue.table(
+                [
+                    dg.TableRecord({"reason": name, "rows": count, "values": tally.top(name)})
+                    for name, count in often
+                ]
+            )
             metadata["examples"] = dg.MetadataValue.table(
                 [
                     dg.TableRecord({k: "" if v is None else str(v) for k, v in row.items() if k != "row"})
