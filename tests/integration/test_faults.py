@@ -162,3 +162,26 @@ def test_nothing_personal_is_shown_of_rows_that_are_refused(small: Small) -> Non
     small.target("alter table people drop constraint people_name_key")
     replay(small.migrating.plans(), small.migrating.settings, reason="target_refused")
     assert ("dee@x.org",) in small.rows("select email from people")
+
+
+def test_a_source_that_closes_the_connection_is_an_error_and_not_the_end_of_the_process(small: Small) -> None:
+    """The driver that reads meets a connection that is gone, and says so; some of its versions abort instead."""
+    program = (
+        "import os, psycopg\n"
+        "from ferry.sources.postgres import ArrowConnection, adbc\n"
+        "arrow = ArrowConnection(os.environ['URL'])\n"
+        "_, rows = arrow.stream('select pg_backend_pid()')\n"
+        "with psycopg.connect(os.environ['URL']) as other:\n"
+        "    other.execute('select pg_terminate_backend(%s, 5000)', (rows.column(0)[0].as_py(),))\n"
+        "for ask in (lambda: arrow.execute('set local work_mem = 1024'), lambda: list(arrow.stream('select 1'))):\n"
+        "    try:\n"
+        "        ask()\n"
+        "    except adbc.Error as error:\n"
+        "        print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "URL": small.migrating.source_url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, ["OperationalError"] * 2), done.stderr
