@@ -10,11 +10,12 @@ from dagster import DagsterEvent
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import DagsterEventBatchMetadata, generate_event_batch_id
 
-from ferry.components.preview import peak_mib, preview
+from ferry.components.preview import preview
 from ferry.components.versions import Versions, stamp
 from ferry.contract import compile_contract
 from ferry.declaration import Entity, fingerprint
 from ferry.ledger import Outcomes
+from ferry.memory import peak_mib
 from ferry.partition import WHOLE
 from ferry.pipeline import (
     LOADED,
@@ -220,7 +221,7 @@ class Recorder:
             "chunks skipped": event.skipped_chunks,
             "seconds": round(event.seconds, 3),
             "rows per second": round(outcomes.extracted / event.seconds) if event.seconds else 0,
-            "peak MiB": peak_mib(),
+            "peak MiB": round(peak_mib()),
             "bytes": manifest.bytes,
             "dagster/storage_kind": "postgres",
         }

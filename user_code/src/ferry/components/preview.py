@@ -1,6 +1,5 @@
 """The first rows of something, for the UI, without what is nobody's business."""
 
-import resource
 from collections.abc import Collection
 
 import dagster as dg
@@ -9,11 +8,6 @@ import pyarrow as pa
 from ferry.contract.verdict import MASK
 
 SHOWN_ROWS = 5
-
-
-def peak_mib() -> int:
-    """The most memory that this process has held so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def preview(table: pa.Table, personal: Collection[str]) -> dg.TableMetadataValue:

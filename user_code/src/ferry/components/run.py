@@ -5,7 +5,6 @@ that the UI shows what happened, or one that lasts as long as the process.
 """
 
 import os
-import resource
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from ferry.components.entity import entity_assets, migration_in
 from ferry.components.resources import FerryResource
 from ferry.deliver import deliver_all
 from ferry.ledger import Outcomes
+from ferry.memory import peak_mib
 from ferry.pipeline import Event, LoadedPartition, PartitionFailed
 from ferry.plan import MigrationPlan, plan_migration
 from ferry.reconcile import Reconciliation
@@ -134,7 +134,7 @@ def run_migration(
                     raise_on_error=False,
                 )
             one.seconds = time.monotonic() - started
-            one.peak_rss_mib = _peak_rss_mib()
+            one.peak_rss_mib = peak_mib()
             if not result.success and not one.failed:
                 failures = [e for e in result.all_events if e.is_step_failure]
                 data = failures[0].step_failure_data if failures else None
@@ -145,13 +145,8 @@ def run_migration(
         report.delivered[delivered.entity] = asdict(delivered)
     _ends(plans, settings, report, chosen)
     report.seconds = time.monotonic() - began
-    report.peak_rss_mib = _peak_rss_mib()
+    report.peak_rss_mib = peak_mib()
     return report
-
-
-def _peak_rss_mib() -> float:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _chosen(plans: MigrationPlan, name: str, partition: str | None) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ferry.components.preview import SHOWN_ROWS, peak_mib, preview
+from ferry.components.preview import SHOWN_ROWS, preview
+from ferry.memory import peak_mib
 
 
 class Meter:
@@ -38,7 +39,7 @@ class Meter:
             "bytes": self.bytes,
             "seconds": round(seconds, 3),
             "rows per second": round(self.rows / seconds) if seconds else 0,
-            "peak MiB": peak_mib(),
+            "peak MiB": round(peak_mib()),
         }
         if self._first is not None and self._first.num_rows:
             told["preview"] = preview(self._first, personal)

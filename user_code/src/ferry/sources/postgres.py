@@ -78,7 +78,7 @@ class ArrowConnection:
                 yield from reader
 
     def rollback(self) -> None:
-        """End the transaction and begin the next."""
+        """End the transaction; what comes next begins one."""
         self._connection.rollback()
 
     def close(self) -> None:
@@ -310,7 +310,7 @@ class PostgresExtraction(Extraction):
             arrow = self._source.arrow
             arrow.rollback()
             for statement in (
-                "set transaction isolation level repeatable read, read only",
+                "begin isolation level repeatable read, read only",
                 f"set transaction snapshot '{self._snapshot}'",
                 "set local synchronize_seqscans = off",
                 "set local max_parallel_workers_per_gather = 0",
