@@ -237,7 +237,7 @@ def test_reading_back_finds_what_somebody_changed_over_there(keyed: Sending) -> 
 
 
 def test_runs_share_the_rate_that_is_declared(keyed: Sending) -> None:
-    """Two entities sent by processes of their own stay within the limit that both declare."""
+    """Two entities that are sent one after the other stay within the limit that both declare."""
     keyed.crm.control(per_second=400, throttle_next=2)
     rate = {"requests": 350, "seconds": 1, "burst": 20}
     for name in ("people", "orders"):
