@@ -1,9 +1,27 @@
-"""How much memory this process needs."""
+"""How much memory this process needs, and that it gives back what one part needed before the next."""
 
+import contextlib
+import ctypes
 import resource
 from pathlib import Path
 
+import pyarrow as pa
+
 STATUS = Path("/proc/self/status")
+# glibc's names for what `mallopt` sets.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def give_back() -> None:
+    """Make Arrow and the C library return large buffers to the system as soon as they are free.
+
+    Left to themselves both keep them for later, and a process that carries parts of some MiB ends at 50 MiB more.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+        libc.mallopt(M_TRIM_THRESHOLD, 8 * 2**20)
 
 
 def peak_mib() -> float:

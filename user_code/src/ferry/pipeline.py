@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import psycopg
-import pyarrow as pa
 
 from ferry.errors import FerryError, TransientError
 from ferry.handover import (
@@ -33,6 +32,7 @@ from ferry.handover import (
 )
 from ferry.load import Loader
 from ferry.loading import load_all, reconcile, worded
+from ferry.memory import give_back
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reading import read_all
 from ferry.reconcile import Reconciliation
@@ -54,8 +54,7 @@ __all__ = [
     "reconcile",
 ]
 
-# Arrow's own allocator keeps what one part needed for the next; the system's gives it back: a tenth less at the peak.
-pa.set_memory_pool(pa.system_memory_pool())
+give_back()
 
 
 def carry(
