@@ -448,20 +448,28 @@ def ferrys_errors(model: type[BaseModel], batch: pa.RecordBatch) -> list[tuple[i
     return [(each["row"], each["column"], each["rule"], each["message"]) for each in errors]
 
 
+def assert_same_verdict(model: type[BaseModel], batch: pa.RecordBatch) -> None:
+    """The errors and the rejected rows are Pydantic's.
+
+    Of a row whose validator failed by itself Pydantic has no list, only the exception: there `validator_raised`
+    must be among ours.
+    """
+    expected, got = pydantics_errors(model, batch), ferrys_errors(model, batch)
+    crashed = {row for row, _, rule, _ in expected if rule == "validator_raised"}
+    assert [each for each in got if each[0] not in crashed] == [e for e in expected if e[0] not in crashed]
+    assert crashed <= {row for row, _, rule, _ in got if rule == "validator_raised"}
+    assert compile_contract(model).judge(batch).rejected_rows.tolist() == sorted(
+        {row for row, *_ in expected}
+    )
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_every_row_gets_pydantics_verdict_in_pydantics_words(
     case: tuple[type[BaseModel], pa.RecordBatch],
 ) -> None:
     """Accepted rows, rejected rows and the list of errors equal Pydantic's on `batch.to_pylist()`."""
-    model, batch = case
-    expected, got = pydantics_errors(model, batch), ferrys_errors(model, batch)
-    crashed = {row for row, _, rule, _ in expected if rule == "validator_raised"}
-    assert [each for each in got if each[0] not in crashed] == [e for e in expected if e[0] not in crashed]
-    assert crashed <= {row for row, *_ in got}
-    assert compile_contract(model).judge(batch).rejected_rows.tolist() == sorted(
-        {row for row, *_ in expected}
-    )
+    assert_same_verdict(*case)
 
 
 KINDS = {
@@ -486,7 +494,7 @@ def test_one_column_gets_pydantics_verdict(kind: str, data: st.DataObject) -> No
     values = data.draw(st.lists(value, min_size=1, max_size=12))
     batch = pa.record_batch([as_array(as_stored(values, dtype), dtype)], names=["f"])
     model = create_model("One", __base__=Contract, f=(annotation, ...))
-    assert ferrys_errors(model, batch) == pydantics_errors(model, batch)
+    assert_same_verdict(model, batch)
 
 
 @pytest.mark.parametrize(
