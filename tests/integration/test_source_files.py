@@ -28,7 +28,7 @@ from moto.server import ThreadedMotoServer
 from pyarrow import parquet
 
 from emulators import reader
-from ferry.errors import DeclarationError, FerryError, PermanentError
+from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.sources.files import FileSource
 from ferry.sources.page import WindowIncomplete
 
@@ -386,6 +386,44 @@ def test_globs_are_partitions(tmp_path: Path) -> None:
     assert [f.name for f in FileSource(url=f"{tmp_path}/*/orders-01.csv").files()] == [names[0], names[2]]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "place", "values"),
+    [
+        ("orders-{month}.csv", "month", ["2024-01", "2024-02"]),
+        ("**/orders-{month}.csv", "month", ["2024-01", "2024-02", "2024-03"]),
+        ("{region}/orders-{month}.csv", "region", ["north", "south [old]"]),
+        ("{region}/*.csv", "file", ["north/orders-2024-01.csv", "south [old]/orders-2024-03.csv"]),
+        ("{region}/{region}-*.csv", "region", []),
+    ],
+)
+def test_a_place_in_a_name_tells_partitions_apart(
+    tmp_path: Path, pattern: str, place: str, values: list[str]
+) -> None:
+    """`{month}` in the pattern stands for what a partition is; its files are those that have the value there."""
+    for name in ("orders-2024-01", "orders-2024-02", "north/orders-2024-01", "south [old]/orders-2024-03"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.csv").write_text(f"id\n{name}\n")
+    source = FileSource(url=f"{tmp_path}/{pattern}")
+    assert source.values(place) == values
+    everything = sorted(r["id"] for r in rows(source)) if values else []
+    parts = [r["id"] for v in values for r in rows(source, source.partition_window(v, place))]
+    assert sorted(parts) == everything
+    if values:
+        with pytest.raises(DeclarationError, match=r"no place \{year\}"):
+            source.values("year")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_fails_the_window(tmp_path: Path) -> None:
+    """What was read is half of one file and half of another, though both are of one size."""
+    path = write_csv(tmp_path / "rows.csv", [{"id": f"{n:05}"} for n in range(4000)])
+    source = FileSource(url=str(path), block_bytes=SMALL)
+    pages = source.read(None, None)
+    next(pages)
+    os.utime(path, (1, 1))
+    with pytest.raises(WindowIncomplete, match="changed since the reading began"):
+        list(pages)
+
+
 def test_a_file_that_changes_between_two_pages_is_noticed(tmp_path: Path) -> None:
     """A checkpoint inside a file that is no longer the same is not gone on from."""
     path = write_csv(tmp_path / "rows.csv", ROWS * 30)
@@ -483,8 +521,8 @@ class _Login(paramiko.ServerInterface):
 
 
 @pytest.fixture
-def sftp(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """An SFTP server over a real socket that serves a folder; gives folder and port."""
+def sftp(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """An SFTP server over a real socket that serves a folder; gives the folder and how to reach it."""
     root = tmp_path / "served"
     root.mkdir()
     listening = socket.create_server(("127.0.0.1", 0))
@@ -505,24 +543,61 @@ def sftp(tmp_path: Path) -> Iterator[tuple[Path, int]]:
             open_transports.append(transport)
 
     threading.Thread(target=serve, daemon=True).start()
-    yield root, listening.getsockname()[1]
+    shown = f"{key.get_name()} {key.get_base64()}"
+    yield (
+        root,
+        {
+            "options": {"port": listening.getsockname()[1], "username": "reader", "host_key": shown},
+            "secrets": {"password": "pass-word"},
+        },
+    )
     listening.close()
     for transport in open_transports:
         transport.close()
 
 
-def test_sftp(sftp: tuple[Path, int]) -> None:
+def test_sftp(sftp: tuple[Path, dict[str, Any]]) -> None:
     """The same over SFTP: files are listed, read in blocks, and gone on from."""
-    root, port = sftp
+    root, reached = sftp
     (root / "out").mkdir()
     write_csv(root / "out" / "rows.csv", ROWS * 10)
-    given: dict[str, Any] = {
-        "url": "sftp://127.0.0.1/out/*.csv", "options": {"port": port, "username": "reader"},
-        "secrets": {"password": "pass-word"},
-    }  # fmt: skip
+    given: dict[str, Any] = {"url": "sftp://127.0.0.1/out/*.csv", **reached}
     source = FileSource(block_bytes=200_000, **given)
     assert [f.name for f in source.files()] == ["rows.csv"]
     pages = list(source.read(None, None))
     assert len(pages) > 1
     rest = rows(FileSource(block_bytes=200_000, **given), None, pages[0].checkpoint)
     assert pages[0].batch.to_pylist() + rest == ROWS * 10
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"options": {"host_key": ""}}, PermanentError, "shows a key that is not known .SHA256:"),
+        ({"options": {"host_key": "other"}}, PermanentError, "not the key that this server is known by"),
+        ({"options": {"host_key": "nonsense"}}, DeclarationError, "no public key of a server"),
+        ({"secrets": {"password": "hunter2"}}, PermanentError, "the file system refuses"),
+        ({"options": {"port": 1}}, TransientError, "the file system failed"),
+    ],
+)
+def test_an_sftp_server_is_the_one_it_should_be(
+    sftp: tuple[Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    error: type[FerryError],
+    message: str,
+) -> None:
+    """A key that nobody vouched for gets no password; the message has the key, to compare it, and no secret."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, reached = sftp
+    if changed.get("options", {}).get("host_key") == "other":
+        other = paramiko.ECDSAKey.generate()
+        changed = {"options": {"host_key": f"[127.0.0.1]:22 {other.get_name()} {other.get_base64()}"}}
+    given = {part: reached[part] | changed.get(part, {}) for part in reached}
+    with pytest.raises(error, match=message) as raised:
+        FileSource(url="sftp://127.0.0.1/out/*.csv", **given)
+    assert "pass-word" not in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    if changed == {"options": {"host_key": ""}}:
+        assert reached["options"]["host_key"] in str(raised.value)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from ferry.errors import PermanentError, TransientError
+from ferry.errors import PermanentError
 from ferry.sources.page import WindowIncomplete
 
 BLOCK_BYTES = 8 * 1024 * 1024
@@ -199,10 +199,3 @@ def check_utf8(text: bytes, name: str, line: int) -> str:
 def as_bytes(text: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The bytes as numbers, without a copy."""
     return np.frombuffer(text, np.uint8)
-
-
-def store_fault(error: Exception, where: str) -> TransientError:
-    """A file system's error as one that may pass."""
-    return TransientError(
-        "the file system failed", where=where, why=f"{type(error).__name__}: {str(error)[:200]}"
-    )

@@ -8,8 +8,10 @@ and version, so a file that changed in between is noticed.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -19,7 +21,7 @@ from upath import UPath
 
 from ferry.errors import DeclarationError, FerryError, PermanentError
 from ferry.sources.declared import columns_of
-from ferry.sources.file_bytes import BLOCK_BYTES, OpenedFile, compression_of, store_fault
+from ferry.sources.file_bytes import BLOCK_BYTES, OpenedFile, compression_of
 from ferry.sources.file_csv import read_csv
 from ferry.sources.file_declaration import (
     CsvFormat,
@@ -30,6 +32,7 @@ from ferry.sources.file_declaration import (
     ParquetFormat,
 )
 from ferry.sources.file_formats import Part, read_excel, read_fixed_width, read_jsonl, read_parquet
+from ferry.sources.file_systems import Sftp, store_fault
 from ferry.sources.page import (
     Completeness,
     Page,
@@ -46,25 +49,36 @@ _FORMATS = {
     ".csv": CsvFormat(), ".tsv": CsvFormat(delimiter="\t"), ".jsonl": JsonlFormat(), ".ndjson": JsonlFormat(),
     ".parquet": ParquetFormat(), ".xlsx": ExcelFormat(),
 }  # fmt: skip
+# Seconds: a server over SFTP knows a file's time to the second, and not always by our clock.
+_COARSEST_CLOCK = 3
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """One file that the URL matches: its name (the partition), bytes (-1 if unknown), and what tells a
-    change.
+    """One file that the URL matches.
+
+    Attributes:
+        name: its path below the folder of the URL.
+        path: as the file system knows it.
+        size: bytes, -1 if unknown.
+        version: what tells a change: its tag, or else its time.
+        places: what stands in its name for each `{place}` of the URL; `file` is the whole name.
+        is_settled: whether a later change is sure to change size or version; a time of this second is not.
     """
 
     name: str
     path: str
     size: int
     version: str
+    places: dict[str, str]
+    is_settled: bool = True
 
 
 class FileSource:
     """Files that a URL matches, in the order of their names.
 
-    A window over files has the key `file` and names as edges; `partition_window` makes the one of a single
-    file.
+    A window over files has as its key a place of the URL (`month` of `orders-{month}.csv`), or `file` for the whole
+    name, and text as its edges; `partition_window` makes the one of a single value.
     """
 
     def __init__(
@@ -78,10 +92,14 @@ class FileSource:
         try:
             self._base = UPath(base, **cast(Any, options))
             self._fs = self._base.fs
-        except (ImportError, ValueError, TypeError, OSError) as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise DeclarationError(
                 "this URL cannot be opened", where=self.declared.url, why=str(error)
             ) from None
+        except FerryError:
+            raise
+        except Exception as error:  # each file system has errors of its own
+            raise store_fault(error, self.declared.url) from None
 
     def preflight(self) -> None:
         """Raise a `FerryError` unless at least one file is there and the first can be opened and begun."""
@@ -94,24 +112,37 @@ class FileSource:
             )
         next(self._parts(found[0], None), None)
 
+    def close(self) -> None:
+        """Let go of a connection that is held."""
+        if isinstance(self._fs, Sftp):
+            self._fs.close()
+
     def files(self) -> list[FoundFile]:
-        """The files there are now, by name: the dynamic partitions."""
+        """The files there are now, by name."""
         path = self._base.path.rstrip("/")
         try:
             self._fs.invalidate_cache()
             if not self._pattern:
-                return [_found(self._base.name, self._fs.info(path))]
+                return [_found(self._base.name, self._fs.info(path), {})]
             listed = cast(dict[str, Any], self._fs.find(path, detail=True))
         except FileNotFoundError:
             return []
         except Exception as error:  # each file system has errors of its own
             raise store_fault(error, self.declared.url) from None
-        found = (_found(name.removeprefix(path).lstrip("/"), info) for name, info in listed.items())
-        return sorted((f for f in found if self._pattern.fullmatch(f.name)), key=lambda f: f.name)
+        found = []
+        for whole, info in listed.items():
+            name = whole.removeprefix(path).lstrip("/")
+            if match := self._pattern.fullmatch(name):
+                found.append(_found(name, info, match.groupdict()))
+        return sorted(found, key=lambda f: f.name)
 
-    def partition_window(self, name: str) -> Window:
-        """The window that has this one file."""
-        return Window("file", name, name + "\0")
+    def values(self, place: str = "file") -> list[str]:
+        """What there is now at a place of the URL, in order: the partitions by it."""
+        return sorted({_at(place, file) for file in self.files()})
+
+    def partition_window(self, value: str, place: str = "file") -> Window:
+        """The window of the files that have a value at a place: by default the one file of that name."""
+        return Window(place, value, value + "\0")
 
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window's files.
@@ -129,7 +160,7 @@ class FileSource:
         shape = Shape(columns_of(self.declared.fields), self.declared.ignore, unfit=self.declared.unfit)
         shape.restore(state["shape"])
         tally = Tally.from_dict(state["tally"])
-        files = [f for f in self.files() if _is_inside(f.name, window)]
+        files = [f for f in self.files() if _is_inside(f, window)]
         self._refuse_changed(files, state)
         for file in files:
             if file.name in state["done"]:
@@ -147,6 +178,7 @@ class FileSource:
                     state["done"][file.name] = [file.size, file.version]
                 state |= {"tally": tally.as_dict(), "shape": shape.as_dict()}
                 yield Page(batch, frozen(state), 1)
+        self._refuse_changed(self.files(), state)
         stated = tally.arrived if state["counted"] else None
         self.completeness = Completeness(stated, tally.arrived, tally.hash)
 
@@ -221,34 +253,57 @@ def _content(batch: pa.RecordBatch) -> str:
 
 
 def _split(url: str) -> tuple[str, re.Pattern[str] | None]:
-    """The folder before the first wildcard, and the pattern of names below it."""
-    at = re.search(r"[*?\[]", url)
+    """The folder before the first wildcard or place, and the pattern of names below it."""
+    at = re.search(r"[*?\[]|\{\w+\}", url)
     if not at:
         return url, None
     cut = url.rfind("/", 0, at.start()) + 1
-    parts = []
-    for token in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", url[cut:]):
+    parts, places = [], set[str]()
+    for token in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\]|\{[A-Za-z_]\w*\})", url[cut:]):
         known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token)
-        parts.append(known or (token if token.startswith("[") and token.endswith("]") else re.escape(token)))
+        if token[:1] == "{" and token[-1:] == "}":
+            name = token[1:-1]
+            known = f"(?P={name})" if name in places else f"(?P<{name}>[^/]+?)"
+            places.add(name)
+        is_class = token[:1] == "[" and token[-1:] == "]"
+        parts.append(known or (token.replace("[[", r"[\[") if is_class else re.escape(token)))
     return url[:cut] or ".", re.compile("".join(parts))
 
 
-def _found(name: str, info: dict[str, Any]) -> FoundFile:
+def literally(text: str) -> str:
+    """A text as a pattern that matches it and nothing else."""
+    return re.sub(r"[*?\[{]", r"[\g<0>]", text)
+
+
+def _found(name: str, info: dict[str, Any], places: dict[str, str]) -> FoundFile:
     size = info.get("size")
-    told = [info.get(k) for k in ("ETag", "etag", "LastModified", "mtime", "modified")]
-    version = next((str(t) for t in told if t is not None), "")
-    return FoundFile(name, info["name"], -1 if size is None else int(size), version)
+    tag = next((info[k] for k in ("ETag", "etag") if info.get(k)), None)
+    at = next((info[k] for k in ("LastModified", "mtime", "modified") if info.get(k) is not None), None)
+    moment = at.timestamp() if isinstance(at, datetime) else at
+    is_settled = tag is not None or (
+        isinstance(moment, int | float) and abs(time.time() - moment) > _COARSEST_CLOCK
+    )
+    version = str(at if tag is None else tag) if (tag or at) is not None else ""
+    return FoundFile(
+        name, info["name"], -1 if size is None else int(size), version, {"file": name} | places, is_settled
+    )
 
 
-def _is_inside(name: str, window: Window | None) -> bool:
+def _at(place: str, file: FoundFile) -> str:
+    if place not in file.places:
+        raise DeclarationError(
+            f"the names of the files have no place {{{place}}}",
+            where=file.name,
+            next=f"They have: {', '.join(file.places)}. `file` is the whole name",
+        )
+    return file.places[place]
+
+
+def _is_inside(file: FoundFile, window: Window | None) -> bool:
     if window is None:
         return True
-    if window.key != "file":
-        raise DeclarationError(
-            f"files have no window on {window.key}", next="Their window is on `file`, by name"
-        )
-    low, high = window.start, window.end
-    return (low is None or name >= str(low)) and (high is None or name < str(high))
+    value, low, high = _at(window.key, file), window.start, window.end
+    return (low is None or value >= str(low)) and (high is None or value < str(high))
 
 
 def _format_of(name: str) -> Any:

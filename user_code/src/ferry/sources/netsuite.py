@@ -171,6 +171,10 @@ class NetSuiteSource:
         """
         self._ask(f"{self._select(Span())} ORDER BY {self.query.id}", limit=1, offset=0)
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.caller.close()
+
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window, which is on the time of the last change, or on any other expression by its
         key.

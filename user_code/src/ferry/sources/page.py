@@ -130,6 +130,10 @@ class Pages(Protocol):
         """Pages of the window after the checkpoint; raises `WindowIncomplete` if the counts do not agree."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and numbers as they were written, for hashes and for columns of type `json`."""

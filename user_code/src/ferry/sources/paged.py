@@ -116,8 +116,7 @@ class PagedSource(Source):
     def close(self) -> None:
         """Let go of the clients' connections."""
         for client in self._clients.values():
-            if (caller := getattr(client, "caller", None)) is not None:
-                caller.close()
+            client.close()
         self._clients.clear()
 
 

@@ -76,6 +76,10 @@ class RestSource:
             params[self.declared.paging.size_param] = 1
         self._list(self.caller.call("GET", self.declared.path, params=params))
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.caller.close()
+
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window."""
         if window and self.declared.window is None:

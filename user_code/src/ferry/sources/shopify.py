@@ -160,6 +160,10 @@ class ShopifySource:
         """
         check_access(self.caller, self.shop, self.entity)
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.caller.close()
+
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window; it is split wherever it comes near the 25,000 objects that a query hands out."""
         if window and window.key not in self.entity.windows:

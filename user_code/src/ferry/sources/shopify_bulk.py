@@ -79,6 +79,10 @@ class ShopifyBulkSource:
         """Check token, scopes and version; raises `PermanentError`."""
         check_access(self.caller, self.shop, self.entity)
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.caller.close()
+
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Rows of the window; the first page has none, only the operation's id."""
         self.completeness, self._sent = None, self.caller.requests
