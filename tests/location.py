@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, migration_jobs
+from ferry.components import FerryResource, migration_jobs, partition_sensor
 from ferry.components.automation import source_automation
 from ferry.components.entity import entity_assets, migration_in, source_key
 from ferry.components.sources import observe
@@ -22,6 +22,7 @@ def location(folder: Path) -> dg.Definitions:
     return dg.Definitions.merge(
         migration_jobs(folder),
         automation(folder),
+        partition_sensor(folder),
         source_automation(observed),
         dg.Definitions(
             assets=[

@@ -18,6 +18,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "attributes": EntityDeclaration,
     "source": declaration.SourceTable,
     "partition": declaration.Partition,
+    "partition.and": declaration.Cut,
     "parse": value_rules.ParseRule,
     "mapping": value_rules.MappingRule,
     "target": declaration.Target,

@@ -1,17 +1,21 @@
 """Partitions: every value belongs to exactly one window, and the keys are those that Dagster makes."""
 
 import datetime
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from ferry.components.partitions import partitions_of
+from ferry.components.partitions import partitions_of, show_keys, tags_of_runs
 from ferry.contract import Contract
 from ferry.declaration import Entity, EntityDeclaration, Migration
 from ferry.errors import DeclarationError
-from ferry.partition import WHOLE, Scheme, Window, floor, scheme_of
+from ferry.partition import OTHERS, WHOLE, Scheme, Window, floor, may_be_key, scheme_of
 
 NOW = datetime.datetime(2021, 3, 17, 12, 34, 56)
 
@@ -41,21 +45,25 @@ def cut(**partition: object) -> Scheme:
 
 
 def holder(scheme: Scheme, value: object) -> list[str]:
-    """The keys of the windows that hold a value, by the rule in the class's own words."""
+    """The keys of the windows of a scheme of one cut that hold a value."""
+    return [window.key for window in scheme.cuts[0].windows if inside(window, value)]
 
-    def inside(window: Window) -> bool:
-        if value is None:
-            return window.or_null
-        return (window.low is None or window.low <= value) and (window.high is None or value < window.high)  # type: ignore[operator]
 
-    return [window.key for window in scheme.windows if inside(window)]
+def inside(window: Window, value: object) -> bool:
+    """Whether a window holds a value, by the rule in the class's own words."""
+    if value is None:
+        return window.or_null
+    if window.value is not None or window.others:
+        return value == window.value if window.value is not None else value not in window.others
+    return (window.low is None or window.low <= value) and (window.high is None or value < window.high)  # type: ignore[operator]
 
 
 def test_an_entity_without_partition_is_one() -> None:
     """Its only key is `all`, and there is no condition in it."""
     scheme = scheme_of(migration(things={}), "things")
     assert scheme.keys == (WHOLE,)
-    assert scheme.by is None
+    assert scheme.cuts == ()
+    assert scheme.window(WHOLE, "things") == ()
 
 
 @pytest.mark.parametrize(
@@ -89,8 +97,8 @@ def test_every_value_belongs_to_exactly_one_window(
     scheme = cut(by="at", every=every, start=start, end=start + length)
     found = holder(scheme, value)
     assert len(found) == 1
-    if value is not None and scheme.windows[0].high is not None and start <= value <= start + length:
-        window = scheme.window(found[0], "things")
+    if value is not None and len(scheme.keys) > 1 and start <= value <= start + length:
+        (window,) = scheme.window(found[0], "things")
         assert window.low is None or window.low == floor(value, every)
 
 
@@ -133,11 +141,78 @@ def test_through_takes_the_parents_windows() -> None:
         scheme_of(circle, "a")
 
 
-def test_listed_values_are_partitions_and_others_go_with_the_first() -> None:
-    """The first value's window takes NULL."""
-    scheme = cut(by="region", values=["north", "south"])
-    assert scheme.keys == ("north", "south")
-    assert [window.or_null for window in scheme.windows] == [True, False]
+@given(value=st.none() | st.sampled_from(["north", "south", "east", "", "(others)"]) | st.text())
+def test_every_value_belongs_to_exactly_one_partition_of_a_list(value: str | None) -> None:
+    """Listed, what is not there comes with the first, and so does NULL; discovered, with the others."""
+    listed = cut(by="region", values=["north", "south", 3])
+    assert listed.keys == ("north", "south", "3")
+    assert holder(listed, value) == [value if value in ("south", "3") else "north"]
+    found = scheme_of(discovering("south", "north"), "things")
+    assert found.keys == (OTHERS, "south", "north")
+    assert holder(found, value) == [value if value in ("south", "north") else OTHERS]
+
+
+def discovering(*known: str, **second: object) -> Migration:
+    """An entity that is cut by the regions it holds, of which some are known, and perhaps by another column."""
+    partition = {"by": "region", "values": "discovered", **({"and": second} if second else {})}
+    return replace(migration(things={"partition": partition}), known={("things", "region"): known})
+
+
+MONTHS = {"by": "at", "every": "month", "start": datetime.date(2021, 1, 1)}
+
+
+@given(moment=st.none() | st.datetimes(), region=st.none() | st.sampled_from(["north", "south", "west"]))
+def test_every_row_belongs_to_exactly_one_partition_of_two_columns(
+    moment: datetime.datetime | None, region: str | None
+) -> None:
+    """Month and region: each pair of values is in one partition, whose parts are those that hold each alone."""
+    starts = datetime.datetime(2021, 1, 1)
+    scheme = cut(by="region", values=["north", "south"], **{"and": MONTHS | {"start": starts}})
+    assert len(scheme.keys) == 3 * 2
+    found = [
+        key
+        for key in scheme.keys
+        for month, place in [scheme.window(key, "things")]
+        if inside(month, moment) and inside(place, region)
+    ]
+    assert len(found) == 1
+    assert found[0].endswith("|south" if region == "south" else "|north")
+
+
+def test_dagster_makes_the_same_keys_of_two_columns_and_of_discovered_values() -> None:
+    """The parts stand in the columns' alphabetical order, whichever is declared first; keys and their order agree."""
+    by_month = {"every": "month", "start": datetime.date(2021, 1, 1), "end": datetime.date(2021, 2, 1)}
+    early = cut(by="placed_at", **by_month, **{"and": {"by": "area", "values": ["north", "south"]}})
+    late = cut(by="region", values=["north", "south"], **{"and": {"by": "placed_at", **by_month}})
+    assert early.keys == ("north|2021-01", "north|2021-02", "south|2021-01", "south|2021-02")
+    assert late.keys == ("2021-01|north", "2021-01|south", "2021-02|north", "2021-02|south")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for known in (("south",), ("south", "east")):
+            both = discovering(*known, by="placed_at", **by_month)
+            show_keys(both, instance)
+            found = scheme_of(both, "things")
+            for scheme in (early, late, found):
+                definition = partitions_of(scheme)
+                assert definition is not None
+                made = definition.get_partition_keys(dynamic_partitions_store=instance)
+                assert tuple(made) == scheme.keys
+        # What lies apart in Dagster's order needs a run for each piece, a rectangle needs one.
+        definition = partitions_of(found)
+        assert definition is not None
+        corner = ("2021-01|(others)", "2021-01|south", "2021-02|(others)", "2021-02|south")
+        assert found.keys[:2] + found.keys[3:5] == corner
+        assert len(tags_of_runs(definition, found.keys, instance)) == 1
+        assert len(tags_of_runs(definition, corner, instance)) == 1
+        assert len(tags_of_runs(definition, found.keys[1:], instance)) == 2
+
+
+@pytest.mark.parametrize("value", ["", " north", "a...b", "a\nb", "(others)", "x" * 201])
+def test_a_value_that_can_be_no_partition_stays_with_the_others(value: str) -> None:
+    """Dagster refuses such keys, or they could not be told apart; a part of a key of two has fewer characters."""
+    assert not may_be_key(value, of_two=False)
+    assert may_be_key("Côte d'Ivoire / Nord", of_two=True)
+    assert may_be_key("a|b", of_two=False)
+    assert not may_be_key("a|b", of_two=True)
 
 
 def test_a_key_that_is_none_names_the_range_and_the_nearest() -> None:
@@ -155,6 +230,11 @@ def test_a_range_of_keys_includes_both_ends() -> None:
     assert scheme.between("1992-03", "1992-05", "orders") == ("1992-03", "1992-04", "1992-05")
     with pytest.raises(DeclarationError, match="lies after"):
         scheme.between("1992-05", "1992-03", "orders")
+    both = cut(by="at", every="year", start=datetime.date(1992, 1, 1), end=datetime.date(1994, 1, 1),
+               **{"and": {"by": "of", "values": ["a:b", "b", "c"]}})  # fmt: skip
+    assert both.chosen("1993|b:1994|c", "orders") == ("1993|b", "1993|c", "1994|b", "1994|c")
+    assert both.chosen("1993|a:b", "orders") == ("1993|a:b",)
+    assert both.chosen("1992|a:b:1993|a:b", "orders") == ("1992|a:b", "1993|a:b")
 
 
 @pytest.mark.parametrize(
@@ -164,9 +244,35 @@ def test_a_range_of_keys_includes_both_ends() -> None:
         {"by": "at", "every": "month", "start": datetime.date(2021, 1, 1), "end": datetime.date(2020, 1, 1)},
         {"by": "id", "every": 10, "start": 100, "end": 100},
         {"by": "id", "every": 1, "start": 0, "end": 10**9},
+        {
+            "by": "at",
+            "every": "day",
+            "start": datetime.date(1900, 1, 1),
+            "and": {"by": "id", "every": 1, "start": 0, "end": 99},
+        },
     ],
 )
 def test_ranges_that_make_none_or_far_too_many_are_refused(partition: dict[str, object]) -> None:
     """The message names the file and the key `partition`."""
     with pytest.raises(DeclarationError, match=r"things/defs\.yaml: partition"):
+        cut(**partition)
+
+
+@pytest.mark.parametrize(
+    ("partition", "told"),
+    [
+        ({"by": "region", "values": ["north", "north"]}, "each value once"),
+        ({"by": "region", "values": []}, "at least one"),
+        ({"by": "region", "values": ["a...b"]}, "Dagster takes no partition"),
+        ({"by": "region", "values": ["NO", False]}, "valid string"),
+        ({"by": "region", "values": ["a|b"], "and": MONTHS}, "no `|`"),
+        ({"by": "at", "values": ["a"], "and": MONTHS}, "another column"),
+        ({"through": "orders", "and": MONTHS}, "no other key beside it"),
+        ({"by": "region", "values": ["a"], "end": 3}, "allows no `every`, `start` or `end`"),
+        ({"every": "month", "start": datetime.date(2021, 1, 1)}, "needs `by`"),
+    ],
+)
+def test_what_cannot_be_a_partition_is_refused_in_words(partition: dict[str, object], told: str) -> None:
+    """A list that YAML read otherwise, keys that Dagster refuses, two columns that are one."""
+    with pytest.raises(ValidationError, match=re.escape(told)):
         cut(**partition)

@@ -19,6 +19,7 @@ from ferry import ledger
 from ferry.catalogue import connect
 from ferry.cli_connectors import connectors
 from ferry.cli_deliver import deliver
+from ferry.cli_partitions import partitions
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
 from ferry.ledger import Outcomes
@@ -42,6 +43,7 @@ Defs = Annotated[
 ]
 app.add_typer(connectors, name="connectors")
 app.command()(deliver)
+app.command()(partitions)
 console = Console()
 errors = Console(stderr=True)
 
@@ -150,21 +152,29 @@ def run(
 
 
 @app.command()
-def status(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+def status(
+    entities: Entities = None,
+    partition: Annotated[str | None, typer.Option(help="one partition, or a range `1992-01:1992-12`")] = None,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
     """Show what the ledger says: rows by outcome, partitions complete, rows that wait."""
     migration, _ = migration_of(defs)
     settings = read_settings()
     plans = plan_migration(migration, settings, only=tuple(entities or ()))
     shown = []
     for name, connection in each_target(plans, settings):
-        totals = ledger.totals(connection, name) if ledger.is_prepared(connection) else Outcomes()
-        complete = ledger.complete_partitions(connection, name) if ledger.is_prepared(connection) else set()
+        scheme, prepared = plans[name].scheme, ledger.is_prepared(connection)
+        keys = scheme.chosen(partition, name) if partition and scheme.cuts else scheme.keys
+        # Without `--partition` also what was loaded under a declaration that cut otherwise.
+        totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
+        complete = ledger.complete_partitions(connection, name) if prepared else set()
         shown.append(
             {
                 "entity": name,
                 **totals.as_dict(),
-                "complete": len(complete),
-                "partitions": len(plans[name].scheme.keys),
+                "complete": len(complete & set(keys)),
+                "partitions": len(keys),
             }
         )
     if as_json:
@@ -306,8 +316,7 @@ def rollback(
             raise DeclarationError(
                 "`--partition` needs the entities that it belongs to", next="ferry rollback orders …"
             )
-        first, _, last = partition.partition(":")
-        keys = plans[chosen[0]].scheme.between(first, last or first, chosen[0])
+        keys = plans[chosen[0]].scheme.chosen(partition, chosen[0])
     what = f"{', '.join(chosen) or 'everything'}{f', {partition}' if partition else ''}"
     if not yes and not typer.confirm(f"Take back {what}?"):
         raise typer.Exit(1)

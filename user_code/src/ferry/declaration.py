@@ -90,38 +90,85 @@ AnySource = Annotated[
 ]
 
 
-class Partition(_Strict):
-    """How a large table is cut: by time, by ranges of whole numbers, by listed values, or as its parent is cut.
+def _listed(value: Any) -> Any:
+    """Whole numbers may be listed as they are; a `NO` that YAML reads as false is no value."""
+    if isinstance(value, list | tuple):
+        return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+    return value
 
-    Rows whose column is NULL, and rows before `start`, belong to the first partition; rows after `end` to the last.
+
+class Cut(_Strict):
+    """How one column is cut: by time, by ranges of whole numbers, by listed values, or by those that it holds.
+
+    Rows whose column is NULL, and rows before `start`, belong to the first piece; rows after `end` to the last.
     """
 
     by: str | None = None
     every: Literal["hour", "day", "week", "month", "year"] | int | None = None
     start: datetime.datetime | datetime.date | int | None = None
     end: datetime.datetime | datetime.date | int | None = None
-    values: tuple[str, ...] | None = None
+    values: Annotated[tuple[str, ...] | Literal["discovered"] | None, BeforeValidator(_listed)] = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Cut":
+        _check_cut(self)
+        return self
+
+
+def _check_cut(cut: Cut) -> None:
+    """Refuse a cut that is of no kind, or of two."""
+    if cut.by is None:
+        raise ValueError("needs `by` (a source column) or `through` (a parent entity)")
+    if cut.values is not None:
+        if any(part is not None for part in (cut.every, cut.start, cut.end)):
+            raise ValueError(
+                "`values` lists the partitions and allows no `every`, `start` or `end` beside it"
+            )
+        for one in cut.values if isinstance(cut.values, tuple) else ():
+            if not one or "..." in one or not one.isprintable():
+                raise ValueError(
+                    f"Dagster takes no partition {one!r}: empty, with `...` or a control character"
+                )
+        if not cut.values or (cut.values != "discovered" and len(set(cut.values)) < len(cut.values)):
+            raise ValueError("`values` lists each value once, and at least one")
+        return
+    if cut.every is None or cut.start is None:
+        raise ValueError("needs `every` and `start`, or `values`")
+    if isinstance(cut.every, int) != (isinstance(cut.start, int) and not isinstance(cut.start, bool)):
+        raise ValueError("`every: month` goes with a date in `start`, `every: 100000` with a number")
+    if isinstance(cut.every, int) and cut.end is None:
+        raise ValueError("ranges of numbers need an `end`")
+
+
+class Partition(Cut):
+    """How a large table is cut: by one column, by two, or as its parent is cut."""
+
+    also: Cut | None = Field(default=None, alias="and")
     through: str | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Partition":
         if self.through is not None:
-            if any(part is not None for part in (self.by, self.every, self.start, self.end, self.values)):
+            if any(
+                p is not None for p in (self.by, self.every, self.start, self.end, self.values, self.also)
+            ):
                 raise ValueError("`through` takes the parent's partitions and allows no other key beside it")
             return self
-        if self.by is None:
-            raise ValueError("needs `by` (a source column) or `through` (a parent entity)")
-        if self.values is not None:
-            if self.every is not None or self.start is not None:
-                raise ValueError("`values` lists the partitions and allows no `every` or `start` beside it")
-            return self
-        if self.every is None or self.start is None:
-            raise ValueError("needs `every` and `start`, or `values`")
-        if isinstance(self.every, int) != (isinstance(self.start, int) and not isinstance(self.start, bool)):
-            raise ValueError("`every: month` goes with a date in `start`, `every: 100000` with a number")
-        if isinstance(self.every, int) and self.end is None:
-            raise ValueError("ranges of numbers need an `end`")
+        _check_cut(self)
+        if self.also and self.also.by == self.by:
+            raise ValueError("`and` cuts by another column than `by`")
+        for one in (v for cut in self.cuts if isinstance(cut.values, tuple) for v in cut.values):
+            if self.also and set(one) & set("|,[]"):
+                raise ValueError(
+                    f"Dagster takes no `|`, `,`, `[` or `]` in a key of two parts, as in {one!r}"
+                )
         return self
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Its own cuts, ordered by column as Dagster orders the parts of a key; none if `through` a parent."""
+        both = [] if self.by is None else [self, *([self.also] if self.also else [])]
+        return tuple(sorted(both, key=lambda cut: cut.by or ""))
 
 
 class TargetKey(_Strict):
@@ -262,6 +309,8 @@ class Migration:
     """All entities that belong together, by name."""
 
     entities: dict[str, Entity] = field(default_factory=dict)
+    known: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Entity and column → the keys that were discovered or registered (`ferry.known_keys`)."""
 
     def __getitem__(self, name: str) -> Entity:
         """The entity of that name, or a `DeclarationError` with the nearest one."""

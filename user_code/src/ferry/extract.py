@@ -9,7 +9,8 @@ line is in `OTHERS`. What a database has to do:
 
 - `describe` says of each column, in PostgreSQL's words, what it may hold (`catalogue.Column`): the plan, the contract
   and the target's casts know no others. `Column.arrow` says how it travels when that is not `arrow_field`'s choice.
-- an `Extraction` reads one partition, `partition.Scheme.window(key)` of it, as it was at one moment: rows in the order
+- an `Extraction` reads one partition, the windows `partition.Scheme.window(key)` of it (one for each column that
+  cuts the entity), as it was at one moment: rows in the order
   of their key and of the described types, and the facts about them. What cannot be carried exactly is refused.
 - errors are `ferry.errors`, transient where a retry can help, and carry no secret.
 """
@@ -96,6 +97,10 @@ class Source(Protocol):
     ) -> AbstractContextManager[Extraction]:
         """Open one partition of an entity. A source that pages brings it here first, from where it stopped."""
         ...
+
+    def values(self, name: str, column: str, most: int) -> list[str]:
+        """The distinct values of a column that an entity is cut by, as text, NULL left out; at most so many."""
+        return []
 
     def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
         """Partition → (rows, hash) as the source computes them, rows None if it does not count; empty if it cannot."""

@@ -12,6 +12,7 @@ from ferry.targets.types import comparable
 if TYPE_CHECKING:
     from ferry.plan import EntityPlan
 
+LISTABLE = ("text", "varchar", "bpchar", "int2", "int4", "int8", "uuid")
 MOST_COLUMNS = 1_550
 """Columns of one entity that a load can hold."""
 
@@ -39,8 +40,10 @@ def check_names(entity: Entity, source: Table, target: Table) -> None:
         column_of(source, column, f"{path}: source.key")
     if declaration.source.updated_at:
         column_of(source, declaration.source.updated_at, f"{path}: source.updated_at")
-    if declaration.partition and declaration.partition.by:
-        column_of(source, declaration.partition.by, f"{path}: partition.by")
+    for cut in declaration.partition.cuts if declaration.partition else ():
+        column = column_of(source, cut.by or "", f"{path}: partition.by")
+        if cut.values is not None and declaration.source.kind == "table":
+            _check_listable(column, f"{path}: partition.values")
     for name, into in declaration.columns.items():
         column_of(source, name, f"{path}: columns")
         column_of(target, into, f"{path}: columns.{name}")
@@ -61,6 +64,25 @@ def check_names(entity: Entity, source: Table, target: Table) -> None:
             where=f"{path}: duplicates",
             next="Name the column in source.updated_at",
         )
+
+
+def _check_listable(column: Column, where: str) -> None:
+    """The text of a value has to be the same here and in the source."""
+    if column.base_type not in LISTABLE and column.category != "e":
+        raise DeclarationError(
+            f"the values of {column.name} cannot be listed",
+            where=where,
+            why=f"its type is {column.type}, and one value may be written in several ways",
+            next="Cut by a column of text or whole numbers, by ranges (`every`), or read the table through a view",
+        )
+
+
+def listed_values(plan: "EntityPlan") -> dict[str, tuple[str, ...]]:
+    """Column → the values that its declaration lists as partitions; files are told apart by their names instead."""
+    declared = plan.declaration
+    if declared.partition is None or declared.source.kind != "table":
+        return {}
+    return {cut.by or "": cut.values for cut in declared.partition.cuts if isinstance(cut.values, tuple)}
 
 
 def check_possible(plan: "EntityPlan") -> None:

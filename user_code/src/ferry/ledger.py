@@ -60,6 +60,11 @@ create table if not exists ferry.before_images (
   entity text not null, partition text not null, key text[] not null, row jsonb not null,
   primary key (entity, key)
 );
+create table if not exists ferry.partition_keys (
+  id bigint generated always as identity primary key,
+  entity text not null, by text not null, key text not null, registered_at timestamptz not null default now(),
+  unique (entity, by, key)
+);
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 
@@ -108,7 +113,7 @@ def prepare(connection: psycopg.Connection) -> None:
     """Create the schema `ferry` if it is not there; many processes may do it at once."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext('ferry.schema'))")
-        row = connection.execute("select to_regclass('ferry.before_images')").fetchone()
+        row = connection.execute("select to_regclass('ferry.partition_keys')").fetchone()
         if row is None or row[0] is None:
             try:
                 connection.execute(SCHEMA)
@@ -123,7 +128,7 @@ def prepare(connection: psycopg.Connection) -> None:
 
 def is_prepared(connection: psycopg.Connection) -> bool:
     """Whether a migration has ever written into this target."""
-    row = connection.execute("select to_regclass('ferry.waiting_rows')").fetchone()
+    row = connection.execute("select to_regclass('ferry.partition_keys')").fetchone()
     return bool(row and row[0])
 
 
@@ -227,6 +232,18 @@ def complete_partitions(connection: psycopg.Connection, entity: str) -> set[str]
         row[0]
         for row in connection.execute("select partition from ferry.partitions where entity = %s", (entity,))
     }
+
+
+def by_partition(connection: psycopg.Connection, entity: str) -> dict[str, Outcomes]:
+    """Partition → the ledger's sums over its chunks; partitions without a chunk are not there."""
+    sums = ", ".join(f"sum({one.name})::bigint" for one in fields(Outcomes))
+    rows = connection.execute(
+        sql.SQL("select partition, {} from ferry.ledger where entity = %s group by 1").format(
+            sql.SQL(sums)  # type: ignore[arg-type]
+        ),
+        (entity,),
+    )
+    return {row[0]: Outcomes(*row[1:]) for row in rows}
 
 
 def totals(

@@ -34,6 +34,7 @@ from ferry.fits import (
     check_stub,
     unknown_columns,
 )
+from ferry.known_keys import with_known_keys
 from ferry.mapping import MappedColumn, plan_mapping
 from ferry.parse import check_rules, column_as
 from ferry.partition import Scheme, scheme_of
@@ -138,6 +139,7 @@ def plan_migration(migration: Migration, settings: Settings, only: tuple[str, ..
     """
     components = strongly_connected({n: edges_of(migration, n) for n in migration.entities})
     wanted = set(migration.entities) if not only else with_ancestors(migration, only)
+    migration = with_known_keys(migration, settings, sorted(wanted))
     tables = _describe_all(migration, settings, wanted)
     entities: dict[str, EntityPlan] = {}
     for component in components:

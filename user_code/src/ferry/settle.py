@@ -15,6 +15,7 @@ from ferry.circle import move, refuse, resolve
 from ferry.contract.verdict import MASK
 from ferry.edges import AHEAD, EdgePlan
 from ferry.errors import PermanentError
+from ferry.known_keys import with_known_keys
 from ferry.load import REFUSALS, Loader, refusal, told
 from ferry.partition import scheme_of
 from ferry.plan import EntityPlan, MigrationPlan, waits_for
@@ -168,7 +169,8 @@ def _incomplete(loader: Loader) -> tuple[str, ...]:
 
 
 def _missing_partitions(loader: Loader, parent: str) -> set[str]:
-    wanted = set(scheme_of(loader.plans.migration, parent).keys)
+    migration = with_known_keys(loader.plans.migration, loader.settings, [parent])
+    wanted = set(scheme_of(migration, parent).keys)
     return wanted - ledger.complete_partitions(loader.connection, parent)
 
 

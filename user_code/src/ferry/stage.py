@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from ferry.sources.facts import Facts, canonical_number, exact_sum, summable
 MANIFEST = "manifest.json"
 DUPLICATES = "duplicates.parquet"
 ARRIVED = "arrived"
+LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Stage:
     def __init__(self, root: str, entity: str, partition: str) -> None:
         """Args: the storage URI or folder, the entity's and the partition's name."""
         self.entity, self.partition = entity, partition
-        self.folder = UPath(root) / entity / partition.replace("/", "_")
+        self.folder = UPath(root) / entity / file_name(partition)
         self.where = f"{entity}, {partition}"
 
     def manifest(self) -> Manifest | None:
@@ -334,6 +336,18 @@ def parquet(table: pa.Table) -> bytes:
 def columns_of(schema: pa.Schema) -> dict[str, str]:
     """Columns and their types in the source's words, as a manifest records them."""
     return {f.name: (f.metadata or {}).get(b"pg_type", str(f.type).encode()).decode() for f in schema}
+
+
+def file_name(key: str) -> str:
+    """The name of a folder or file for any partition's key: no two have one, none leads elsewhere or is too long."""
+    name = quote(key, safe=" |()[]+,=@&:")
+    if not name.strip("."):
+        name = name.replace(".", "%2E")
+    return (
+        name
+        if len(name) <= LONGEST_NAME
+        else f"{name[:LONGEST_NAME]}%{hashlib.sha256(key.encode()).hexdigest()}"
+    )
 
 
 def _cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int) -> Iterator[pa.Table]:

@@ -1,8 +1,9 @@
 # pyright: reportAttributeAccessIssue=false
 """The verdict over staged rows: which are accepted, which are rejected, and why, by row number.
 
-Reasons come in a fixed order, and the first that applies is the row's: a key that occurs more than once, then the
-contract. (What the target's columns refuse, and references, are judged while loading.) Nothing here changes a value.
+Reasons come in a fixed order, and the first that applies is the row's: a key that occurs more than once, a value
+that no partition lists, then the contract. (What the target's columns refuse, and references, are judged while
+loading.) Nothing here changes a value.
 """
 
 import io
@@ -23,7 +24,7 @@ from ferry.contract import CompiledContract, compile_contract
 from ferry.contract.carried import python_values, shown
 from ferry.contract.verdict import MASK, withheld
 from ferry.declaration import fingerprint
-from ferry.fits import not_null_targets
+from ferry.fits import listed_values, not_null_targets
 from ferry.mapping import Failures, MappedColumn, map_rows
 from ferry.parse import Parser
 from ferry.plan import EntityPlan
@@ -137,6 +138,7 @@ class Judge:
         self._parser = Parser(plan.schema, plan.parsed, plan.declaration.parse, str(plan.entity.path))
         self._personal = {column.name for column in self.contract.fields if column.personal}
         asked = self.contract.kinds()
+        self._listed = listed_values(plan)
         self._as = {
             f.name: _SHOWN[(f.metadata or {})[b"pg_type"].decode().partition("(")[0]]
             for f in self._parser.schema
@@ -147,6 +149,8 @@ class Judge:
     def fingerprint(self) -> str:
         """Changes when this judge may say something else of the same rows, as far as the declaration goes."""
         rules, contract = self._plan.declaration.parse, self.contract.fingerprint()
+        if self._listed:
+            contract = fingerprint([contract, self._listed])
         if not self._plan.changes:
             return contract
         made = {one.target: one.code for one in self._plan.mapped}
@@ -165,7 +169,10 @@ class Judge:
             at, names = unfit.column("row").to_numpy(), unfit.column("column").to_numpy()
             known += [(name, at[names == name]) for name in set(names)]
         judged = [*([unfit] if unfit else []), *self._unread(table, unread), *self._contract(read, known)]
-        errors = _first_reason([self._repeated(table, duplicates), self._null_keys(read), _by_row(judged)])
+        outside = self._outside(table)
+        errors = _first_reason(
+            [self._repeated(table, duplicates), self._null_keys(read), *outside, _by_row(judged)]
+        )
         sent, failed = self._map(read, PartVerdict(table.num_rows, errors).accepted())
         errors = _first_reason([errors, *failed, self._refused(sent)])
         return PartVerdict(table.num_rows, errors, sent if self._plan.changes else None)
@@ -277,6 +284,23 @@ class Judge:
                 rows = np.flatnonzero(pc.is_null(column).to_numpy(zero_copy_only=False)).tolist()
                 found.append(_errors(rows, "contract", name, "null_key", None, "a key may not be NULL"))
         return pa.concat_tables(found) if found else None
+
+    def _outside(self, table: pa.Table) -> list[pa.Table]:
+        """Values of a column that is cut by listed ones, and are not listed: their rows came with the first."""
+        found = []
+        for name, listed in self._listed.items():
+            values = table.column(name).cast(pa.string())
+            if self._plan.source.columns[name].base_type == "bpchar":
+                values = pc.utf8_rtrim(values, characters=" ")
+            known = pc.or_kleene(pc.is_in(values, pa.array(listed)), pc.is_null(values))
+            rows = np.flatnonzero(~known.to_numpy())
+            if len(rows):
+                told = values.take(pa.array(rows)).to_pylist()
+                shows = [MASK if name in self._personal else shown(value) for value in told]
+                message = f"the value is none of those that partition.values lists: {', '.join(listed[:10])}"
+                message += ", …" if len(listed) > 10 else ""
+                found.append(_errors(rows.tolist(), "outside_partitions", name, "listed", shows, message))
+        return found
 
     def _contract(self, table: pa.Table, unread: list[tuple[str, np.ndarray]]) -> list[pa.Table]:
         offset, found = 0, []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, alert_sensors, migration_jobs
+from ferry.components import FerryResource, alert_sensors, migration_jobs, partition_sensor
 from ferry.components.automation import source_automation
 from ferry.components.entity import migration_in, observed_source
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
@@ -25,6 +25,7 @@ def defs() -> dg.Definitions:
         migration_jobs(DEFS),
         automation(DEFS),
         alert_sensors(DEFS),
+        partition_sensor(DEFS),
         source_automation(observed),
         dg.Definitions(
             assets=[customer_history, sales_by_month],

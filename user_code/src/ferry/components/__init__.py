@@ -6,6 +6,7 @@ Only this package, `ferry.io_managers`, `ferry.dagster_types` and the code locat
 from ferry.components.alerts import alert_sensors
 from ferry.components.connector import AirbyteConnection, FivetranConnection
 from ferry.components.connector_jobs import connector_jobs
+from ferry.components.discovery import partition_sensor
 from ferry.components.entity import Entity
 from ferry.components.jobs import migration_jobs
 from ferry.components.resources import FerryResource
@@ -18,4 +19,5 @@ __all__ = [
     "alert_sensors",
     "connector_jobs",
     "migration_jobs",
+    "partition_sensor",
 ]

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from ferry.components.partitions import range_tags
+
 
 def condition_of(declared: str, upstream: dg.AssetKey) -> dg.AutomationCondition | None:
     """The condition of one asset of an entity.
@@ -33,11 +35,14 @@ def source_automation(observed: Iterable[dg.AssetsDefinition], cron: str = "5 * 
         observed: the observed sources; those that are cut alike are looked at in one run.
         cron: when.
     """
-    alike: dict[str, list[dg.AssetsDefinition]] = {}
+    alike: list[list[dg.AssetsDefinition]] = []
     for one in observed:
-        cut = one.partitions_def
-        alike.setdefault(cut.get_serializable_unique_identifier() if cut else "", []).append(one)
-    schedules = [_schedule(group, cron) for _, group in sorted(alike.items())]
+        group = next((group for group in alike if group[0].partitions_def == one.partitions_def), None)
+        if group is None:
+            alike.append([one])
+        else:
+            group.append(one)
+    schedules = [_schedule(group, cron) for group in alike]
     sensor = dg.AutomationConditionSensorDefinition(
         "automation",
         target=dg.AssetSelection.all(),
@@ -56,16 +61,12 @@ def _schedule(group: list[dg.AssetsDefinition], cron: str) -> dg.ScheduleDefinit
     )
 
     @dg.schedule(job=job, cron_schedule=cron, name=name)
-    def look() -> dg.RunRequest:
+    def look(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Look at every partition of these sources."""
-        return dg.RunRequest(tags=every_partition(group[0]))
+        cut = group[0].partitions_def
+        keys = cut.get_partition_keys(dynamic_partitions_store=context.instance) if cut else [""]
+        if not keys:
+            return dg.SkipReason("No partition is known yet; the sensor new_partitions finds them")
+        return dg.RunRequest(tags=range_tags(cut, keys[0], keys[-1]))
 
     return look
-
-
-def every_partition(asset: dg.AssetsDefinition) -> dict[str, str]:
-    """The tags of a run over all partitions of an asset."""
-    if asset.partitions_def is None:
-        return {}
-    keys = asset.partitions_def.get_partition_keys()
-    return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}

@@ -27,6 +27,7 @@ from ferry.declaration import Entity as DeclaredEntity
 from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, read_migration
 from ferry.edges import circular_parents
 from ferry.errors import FerryError
+from ferry.known_keys import register
 from ferry.mapping import code_of
 from ferry.partition import WHOLE, scheme_of
 from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
@@ -126,7 +127,8 @@ def code_versions(entity: DeclaredEntity) -> dict[str, str]:
 def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefinition:
     """The multi-asset of one entity."""
     declaration, keys, versions = entity.declaration, asset_keys(entity), code_versions(entity)
-    partitions = partitions_of(scheme_of(migration, entity.name))
+    scheme = scheme_of(migration, entity.name)
+    partitions = partitions_of(scheme)
     # A reference that closes a circle is filled in afterwards; as an arrow it would be a cycle in the graph.
     circular = circular_parents(migration, entity.name)
     parents = [asset_keys(migration[n])[LOADED] for n in migration.parents(entity.name) if n not in circular]
@@ -134,7 +136,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
     specs = [
         dg.AssetSpec(
             keys[stage],
-            deps=upstream[stage],
+            deps=[_dependency(migration, entity, key) for key in upstream[stage]],
             description=_description(entity, stage),
             group_name=declaration.group,
             owners=list(declaration.owners),
@@ -184,7 +186,9 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         try:
             settings = ferry.settings()
             recorder.stage_root = settings.stage_root
-            plans = plan_migration(migration, settings, only=(entity.name,))
+            # Somebody may have added the partition in Dagster, where Ferry has not heard of it.
+            known = register(migration, entity.name, wanted, settings) if scheme.discovers else migration
+            plans = plan_migration(known, settings, only=(entity.name,))
             recorder.plan = plans[entity.name]
             # A run that goes on from one whose partitions were all made has nothing to read.
             partition_keys = todo if wanted else (WHOLE,)
@@ -205,6 +209,16 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             yield recorder.output(stage)
 
     return run
+
+
+def _dependency(migration: Migration, entity: DeclaredEntity, key: dg.AssetKey) -> dg.AssetDep:
+    """On the same partition of what is cut alike, otherwise on all: a row may refer to a parent of any month."""
+    # Of several entities that read one table the first observes it.
+    owners = [e.name for e in migration.entities.values() if key in (source_key(e), *asset_keys(e).values())]
+    cut = partitions_of(scheme_of(migration, min(owners)))
+    if cut is None or cut == partitions_of(scheme_of(migration, entity.name)):
+        return dg.AssetDep(key)
+    return dg.AssetDep(key, partition_mapping=dg.AllPartitionMapping())
 
 
 def _is_cut(context: dg.AssetExecutionContext) -> bool:
@@ -258,10 +272,20 @@ def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
     match stage:
         case "loaded":
             told = {"dagster/table_name": declaration.target.table, "target": declaration.target.connection}
-            cut = declaration.partition
-            # For whoever loads the table through `DatabaseIOManager`: the column that tells partitions apart.
-            return told | ({"partition_expr": declaration.target_column(cut.by)} if cut and cut.by else {})
+            return told | _columns_of_partitions(declaration)
         case "raw":
             return {"source": declaration.source.connection, "table": declaration.source.label}
         case _:
             return {"contract": declaration.contract, "declared in": os.path.basename(entity.path.parent)}
+
+
+def _columns_of_partitions(declaration: EntityDeclaration) -> dict[str, Any]:
+    """For whoever loads the table through `DatabaseIOManager`: the columns that tell partitions apart.
+
+    It takes moments and values, and cannot tell by the key of a range of numbers where the range ends.
+    """
+    cuts = declaration.partition.cuts if declaration.partition else ()
+    if not cuts or any(isinstance(cut.every, int) for cut in cuts):
+        return {}
+    columns = {cut.by or "": declaration.target_column(cut.by or "") for cut in cuts}
+    return {"partition_expr": columns if len(cuts) > 1 else next(iter(columns.values()))}

@@ -10,6 +10,7 @@ from dagster import DagsterEvent
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import DagsterEventBatchMetadata, generate_event_batch_id
 
+from ferry.components.partitions import dimension_tags
 from ferry.components.preview import preview
 from ferry.components.versions import Versions, stamp
 from ferry.contract import compile_contract
@@ -123,7 +124,8 @@ class Recorder:
                         (key, found[partition if partition in found else None])
                         for key, found in versions.items()
                     ],
-                ),
+                )
+                | dimension_tags(self._context.assets_def.partitions_def, partition),
             )
             for partition, data_version, metadata in made
         ]

@@ -26,8 +26,10 @@ from ferry import ledger
 from ferry.catalogue import connect
 from ferry.components import events
 from ferry.components.entity import entity_assets, migration_in
+from ferry.components.partitions import show_keys, tags_of_runs
 from ferry.components.resources import FerryResource
 from ferry.deliver import deliver_all
+from ferry.known_keys import discover
 from ferry.ledger import Outcomes
 from ferry.memory import peak_mib
 from ferry.pipeline import Event, LoadedPartition, PartitionFailed
@@ -112,34 +114,36 @@ def run_migration(
     Raises:
         DeclarationError: before anything is read or written.
     """
-    migration = migration_in(folder)
     ferry = FerryResource()
     settings = ferry.settings()
+    migration = discover(migration_in(folder), settings, only)
     plans = plan_migration(migration, settings, only=only)
     names = [name for name in plans.order if not only or name in only]
     chosen = {name: _chosen(plans, name, partition) for name in names}
     report, began = Report(whole=partition is None and not only), time.monotonic()
     with _instance() as instance, _bar(sum(len(keys) for keys in chosen.values()), quiet) as listen:
+        show_keys(migration, instance)
         for name in names:
             report.entities[name] = one = EntityReport()
             started = time.monotonic()
             with _listening(one, listen):
                 assets = entity_assets(migration, migration[name])
-                result = dg.materialize(
-                    [assets],
-                    instance=instance,
-                    resources={"ferry": ferry, "id_map": dg.mem_io_manager},
-                    tags=_tags(assets, chosen[name]),
-                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                    raise_on_error=False,
-                )
+                results = [
+                    dg.materialize(
+                        [assets],
+                        instance=instance,
+                        resources={"ferry": ferry, "id_map": dg.mem_io_manager},
+                        tags=tags,
+                        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                        raise_on_error=False,
+                    )
+                    for tags in tags_of_runs(assets.partitions_def, chosen[name], instance)
+                ]
             one.seconds = time.monotonic() - started
             one.peak_rss_mib = peak_mib()
-            if not result.success and not one.failed:
-                failures = [e for e in result.all_events if e.is_step_failure]
-                data = failures[0].step_failure_data if failures else None
-                message = data.user_failure_data.description if data and data.user_failure_data else None
-                one.failed[""] = message or (str(data.error) if data and data.error else "the run failed")
+            reasons = [_why(result) for result in results if not result.success]
+            if reasons and not one.failed:
+                one.failed[""] = "\n".join(reasons)
     settle(plans, settings, "cli")
     for delivered in deliver_all(plans, settings, "cli", tuple(names)):
         report.delivered[delivered.entity] = asdict(delivered)
@@ -149,18 +153,19 @@ def run_migration(
     return report
 
 
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """What a run failed of that did not come as far as its partitions."""
+    failures = [event for event in result.all_events if event.is_step_failure]
+    data = failures[0].step_failure_data if failures else None
+    message = data.user_failure_data.description if data and data.user_failure_data else None
+    return message or (str(data.error) if data and data.error else "the run failed")
+
+
 def _chosen(plans: MigrationPlan, name: str, partition: str | None) -> tuple[str, ...]:
     scheme = plans[name].scheme
-    if partition is None or scheme.by is None:
+    if partition is None or not scheme.cuts:
         return scheme.keys
-    first, _, last = partition.partition(":")
-    return scheme.between(first, last or first, name)
-
-
-def _tags(assets: dg.AssetsDefinition, keys: tuple[str, ...]) -> dict[str, str]:
-    if assets.partitions_def is None:
-        return {}
-    return {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    return scheme.chosen(partition, name)
 
 
 def _ends(

@@ -4,10 +4,11 @@ from contextlib import closing
 
 import dagster as dg
 
-from ferry.components.partitions import partitions_of
+from ferry.components.partitions import dimension_tags, partitions_of
 from ferry.components.resources import FerryResource
 from ferry.declaration import Entity, Migration
 from ferry.extract import open_source
+from ferry.known_keys import with_known_keys
 from ferry.partition import scheme_of
 
 
@@ -34,14 +35,18 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
         partitions_def=partitions,
     )
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):
-        with closing(open_source(migration, entity.name, ferry.settings())) as source:
+        settings = ferry.settings()
+        with closing(
+            open_source(with_known_keys(migration, settings, [entity.name]), entity.name, settings)
+        ) as source:
             found = source.fingerprints(entity.name)
         if not found:
             context.log.info(f"{declaration.source.label} is known by reading it only; nothing was observed")
         cut = partitions and (context.has_partition_key or context.has_partition_key_range)
         keys = context.partition_keys if cut else [None]
         for partition in keys if found else []:
-            rows, total = found[partition or next(iter(found))]
+            # Somebody may have added a partition in the UI of which nothing was loaded yet.
+            rows, total = found.get(partition or next(iter(found)), (None, "unknown"))
             context.log_event(
                 dg.AssetObservation(
                     key,
@@ -49,7 +54,7 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
                     metadata={"dagster/partition_row_count" if partition else "dagster/row_count": rows}
                     if rows is not None
                     else {},
-                    tags={"dagster/data_version": f"{rows}-{total}"},
+                    tags={"dagster/data_version": f"{rows}-{total}"} | dimension_tags(partitions, partition),
                 )
             )
         yield dg.Output(

@@ -17,6 +17,7 @@ from ferry.io_managers.database import definition_of, of_reader, row_count
 from ferry.io_managers.kept import Meter
 from ferry.io_managers.slices import positions
 from ferry.settings import read_settings
+from ferry.stage import file_name
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -79,7 +80,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         folder = UPath(self.base_uri or f"{read_settings().stage_root}/exports").joinpath(*key.path[:-1])
         if partition is None:
             return folder / f"{key.path[-1]}.parquet"
-        return folder / key.path[-1] / f"{partition.replace('/', '_')}.parquet"
+        return folder / key.path[-1] / f"{file_name(partition)}.parquet"
 
     def _write(
         self, context: dg.OutputContext, obj: object, meter: Meter, where: str

@@ -72,16 +72,18 @@ class PagedSource(Source):
         Raises:
             DeclarationError: the source cannot be cut like that.
         """
-        cut = scheme.window(partition, name)
-        if scheme.by is None:
+        windows = scheme.window(partition, name)
+        if not scheme.cuts:
             return None
-        if cut.value is not None:
+        cut, *second = scheme.cuts
+        if second or cut.listed:
             raise DeclarationError(
-                "listed values cut a table, and nothing else",
+                "values, and two columns at once, cut a table and nothing else",
                 where=f"{self.migration[name].path}: partition",
                 next="Cut it by time or by a number: `every` and `start`",
             )
-        return Window(self.window_key(name, scheme.by), cut.low, cut.high)
+        (window,) = windows
+        return Window(self.window_key(name, cut.by), window.low, window.high)
 
     def window_key(self, name: str, column: str) -> str:  # noqa: ARG002 - what a kind may look up
         """What the client calls the column that is cut."""

@@ -21,7 +21,7 @@ from ferry.catalogue import NATIVE, SAME_TEXT, Column, Table, arrow_field, as_te
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
-from ferry.partition import Scheme, Window, scheme_of, through_path
+from ferry.partition import Cut, Scheme, Window, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts, canonical_number
 
@@ -153,7 +153,20 @@ class PostgresSource(Source):
             where,
         )
         found = {position: (rows, total) for position, rows, total in self.control.execute(query)}
-        return {w.key: found.get(position, (0, "0")) for position, w in enumerate(scheme.windows)}
+        return {key: found.get(position, (0, "0")) for position, key in enumerate(scheme.keys)}
+
+    def values(self, name: str, column: str, most: int) -> list[str]:
+        """One scan, or an index alone."""
+        source = self._migration[name].declaration.from_table
+        query = sql.SQL(
+            "select distinct t.{column}::text from {table} t where ({where}) and t.{column} is not null limit {most}"
+        ).format(
+            column=sql.Identifier(column),
+            table=self.describe(name).identifier,
+            where=sql.SQL(source.where or "true"),  # type: ignore[arg-type]
+            most=sql.Literal(most),
+        )
+        return [row[0] for row in self.control.execute(query)]
 
     def high_water_mark(self, name: str) -> str | None:
         """The newest `updated_at` of the whole table, as the server writes it."""
@@ -212,8 +225,7 @@ class PostgresExtraction(Extraction):
         self._migration, self._name = migration, name
         self._entity = migration[name].declaration
         self._where = f"{name}, {key}"
-        self._scheme = scheme
-        self._window = self._scheme.window(key, name)
+        self._cut, self._windows = bool(scheme.cuts), scheme.window(key, name)
 
     def __enter__(self) -> "PostgresExtraction":
         """Open the snapshot."""
@@ -229,7 +241,7 @@ class PostgresExtraction(Extraction):
         self.schema = pa.schema([arrow_field(column) for column in self._table.columns.values()])
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
         self._from = _relation(self._migration, self._name, self._control)
-        self._condition = condition(self._entity.from_table.where, self._scheme, self._window)
+        self._condition = condition(self._entity.from_table.where, self._windows)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -267,7 +279,7 @@ class PostgresExtraction(Extraction):
                 " then max({c}) end as latest"
             ).format(c=column)
         narrowed = sql.SQL("")
-        if len(self._scheme.windows) > 1:
+        if self._cut:
             narrowed = sql.SQL(" and ({}) in (select {} from {} where {})").format(
                 names, names, self._from, self._condition
             )
@@ -372,42 +384,52 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def condition(where: str | None, scheme: Scheme, window: Window) -> sql.Composable:
-    """The SQL condition of one partition over `t` (and `cut`, when it is cut through a parent)."""
+def condition(where: str | None, windows: Sequence[Window]) -> sql.Composable:
+    """The SQL condition of one partition over `t` and the columns of `cut`, one for each window."""
     parts: list[sql.Composable] = [sql.SQL("({})").format(sql.SQL(where))] if where else []  # type: ignore[arg-type]
-    if scheme.by is not None:
-        cut = sql.Identifier("cut", "cut")
+    for position, window in enumerate(windows):
+        cut = sql.Identifier("cut", f"c{position}")
         bounds: list[sql.Composable] = []
         if window.value is not None:
             bounds.append(sql.SQL("{}::text = {}").format(cut, sql.Literal(window.value)))
-            if window.or_null:
-                others = sql.Literal([other.value for other in scheme.windows])
-                bounds[0] = sql.SQL("({} or {}::text <> all({}))").format(bounds[0], cut, others)
+        if window.others:
+            bounds.append(sql.SQL("{}::text <> all({})").format(cut, _texts(window.others)))
         if window.low is not None:
             bounds.append(sql.SQL("{} >= {}").format(cut, sql.Literal(window.low)))
         if window.high is not None:
             bounds.append(sql.SQL("{} < {}").format(cut, sql.Literal(window.high)))
-        inside = sql.SQL(" and ").join(bounds) if bounds else sql.SQL("true")
-        if window.or_null:
-            inside = sql.SQL("({} or {} is null)").format(inside, cut)
-        parts.append(inside)
+        if bounds:
+            inside = sql.SQL(" and ").join(bounds)
+            parts.append(sql.SQL("({} or {} is null)").format(inside, cut) if window.or_null else inside)
     return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
 
 
+def _texts(values: Sequence[str]) -> sql.Composable:
+    return sql.SQL("{}::text[]").format(sql.Literal(list(values)))
+
+
 def _bucket(scheme: Scheme) -> sql.Composable:
-    """The number of the window that a row of `_relation` belongs to."""
-    if scheme.by is None:
+    """The number of the key, among those of the scheme, that a row of `_relation` belongs to."""
+    number: sql.Composable = sql.SQL("0")
+    for position, cut in enumerate(scheme.cuts):
+        one = _window_number(cut, sql.Identifier("cut", f"c{position}"))
+        number = sql.SQL("({} * {} + {})").format(number, sql.Literal(len(cut.windows)), one)
+    return number
+
+
+def _window_number(cut: Cut, column: sql.Composable) -> sql.Composable:
+    """Which window of a cut holds a value; what is NULL, or in none by name, is in the first."""
+    rest = cut.windows[1:]
+    if not rest:
         return sql.SQL("0")
-    if all(window.value is None for window in scheme.windows) and len(scheme.windows) > 1:
-        lows = [window.low for window in scheme.windows[1:]]
-        type_ = sql.SQL(_bound_type(lows[0]))
-        bounds = sql.SQL("{}::{}[]").format(sql.Literal(lows), type_)
-        return sql.SQL("coalesce(width_bucket(cut.cut::{}, {}), 0)").format(type_, bounds)
-    cases = [
-        sql.SQL("when {} then {}").format(condition(None, scheme, window), sql.Literal(position))
-        for position, window in enumerate(scheme.windows)
-    ]
-    return sql.SQL("case {} end").format(sql.SQL(" ").join(cases))
+    if cut.listed:
+        values = _texts([window.value or "" for window in rest])
+        return sql.SQL("coalesce(array_position({}, {}::text), 0)").format(values, column)
+    lows = [window.low for window in rest]
+    bounds = sql.SQL("{}::{}[]").format(sql.Literal(lows), sql.SQL(_bound_type(lows[0])))
+    return sql.SQL("coalesce(width_bucket({}::{}, {}), 0)").format(
+        column, sql.SQL(_bound_type(lows[0])), bounds
+    )
 
 
 def _bound_type(low: Any) -> LiteralString:
@@ -415,17 +437,19 @@ def _bound_type(low: Any) -> LiteralString:
 
 
 def _relation(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
-    """`table t`, with a lateral or joined `cut` that carries the value of the partition column."""
+    """`table t`, with a lateral or joined `cut` whose c0 (and c1) are the values that it is cut by."""
     entity = migration[name].declaration
     table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
     partition = entity.partition
     if partition is None:
         return sql.SQL("{} t").format(table.identifier)
-    if partition.by is not None:
-        # Not a join: a name for the column, which the planner sees through.
-        return sql.SQL("{} t cross join lateral (select t.{} as cut) cut").format(
-            table.identifier, sql.Identifier(partition.by)
+    if partition.through is None:
+        # Not a join: names for the columns, which the planner sees through.
+        own = sql.SQL(", ").join(
+            sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"c{position}"))
+            for position, column in enumerate(cut_columns(migration, name))
         )
+        return sql.SQL("{} t cross join lateral (select {}) cut").format(table.identifier, own)
     path = through_path(migration, name)
     reference = _reference(migration, name, path[1])
     return sql.SQL("{} t left join {} cut on {}").format(
@@ -434,7 +458,7 @@ def _relation(migration: Migration, name: str, connection: psycopg.Connection) -
 
 
 def _cut(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
-    """A subquery (k0, k1, …, cut) that gives each key of a parent its partition value once."""
+    """A subquery (k0, k1, …, c0, …) that gives each key of a parent the values that it is cut by once."""
     entity = migration[name].declaration
     table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
     keys = sql.SQL(", ").join(
@@ -442,10 +466,14 @@ def _cut(migration: Migration, name: str, connection: psycopg.Connection) -> sql
         for position, column in enumerate(entity.source.key)
     )
     relation = _relation(migration, name, connection)
+    root = through_path(migration, name)[-1]
+    cuts = [sql.Identifier(f"c{position}") for position, _ in enumerate(cut_columns(migration, root))]
     if table.is_unique(entity.source.key):
-        return sql.SQL("(select {}, cut.cut from {})").format(keys, relation)
+        values = sql.SQL(", ").join(sql.SQL("cut.{}").format(cut) for cut in cuts)
+        return sql.SQL("(select {}, {} from {})").format(keys, values, relation)
+    values = sql.SQL(", ").join(sql.SQL("min(cut.{0}) as {0}").format(cut) for cut in cuts)
     grouped = sql.SQL(", ").join(sql.Identifier("t", column) for column in entity.source.key)
-    return sql.SQL("(select {}, min(cut.cut) as cut from {} group by {})").format(keys, relation, grouped)
+    return sql.SQL("(select {}, {} from {} group by {})").format(keys, values, relation, grouped)
 
 
 def _reference(migration: Migration, child: str, parent: str) -> Reference:

@@ -6,8 +6,9 @@ The URL is `sqlite:///relative.db` or `sqlite:////absolute/path.db`. The file is
 import contextlib
 import datetime
 import functools
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
@@ -18,7 +19,7 @@ from ferry.catalogue import Column, Table, arrow_field
 from ferry.declaration import Migration, nearest
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
-from ferry.partition import Scheme, Window, through_path
+from ferry.partition import Scheme, Window, cut_columns, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
 from ferry.sources.page import canonical
@@ -103,6 +104,15 @@ class SqliteSource(Source):
         """One partition in a transaction of its own."""
         return SqliteExtraction(self, self._migration, name, partition, scheme)
 
+    def values(self, name: str, column: str, most: int) -> list[str]:
+        """One scan, or an index alone."""
+        source, value = self._migration[name].declaration.from_table, f"t.{quoted(column)}"
+        query = (
+            f"select distinct cast({value} as text) from {quoted(source.table)} t"  # noqa: S608 - quoted names
+            f" where ({source.where or 'true'}) and {value} is not null limit ?"
+        )
+        return [row[0] for row in self.opened.execute(query, (most,)) if isinstance(row[0], str)]
+
     def high_water_mark(self, name: str) -> str | None:
         """The greatest `updated_at` of the table as text."""
         source = self._migration[name].declaration.from_table
@@ -130,7 +140,7 @@ class SqliteExtraction(Extraction):
         self._source, self._migration, self._name = source, migration, name
         self._declared = migration[name].declaration
         self._where = f"{name}, {key}"
-        self._scheme, self._window = scheme, scheme.window(key, name)
+        self._windows = scheme.window(key, name)
 
     def __enter__(self) -> "SqliteExtraction":
         """Begin to read: from here on the file is seen as it is now. The facts are taken first."""
@@ -142,7 +152,7 @@ class SqliteExtraction(Extraction):
             self._columns = [c for name, c in self._table.columns.items() if name != UNFIT]
             self.schema = pa.schema([arrow_field(c) for c in self._table.columns.values()])
             self.may_repeat_keys = not self._table.is_unique(self._declared.source.key)
-            bound = condition(self._declared.from_table.where, self._scheme, self._window)
+            bound = condition(self._declared.from_table.where, self._windows)
             self._from, self._parameters = (
                 f"{relation(self._migration, self._name)} where {bound[0]}",
                 bound[1],
@@ -235,49 +245,52 @@ class SqliteExtraction(Extraction):
 
 
 def relation(migration: Migration, name: str) -> str:
-    """`table t`, with the column `cut.cut` that the partitions are windows of."""
+    """`table t`, with the columns `#c0` (and `#c1`) that the partitions are windows of."""
     declared = migration[name].declaration
     table = quoted(declared.from_table.table)
     if declared.partition is None:
         return f"{table} t"
-    if declared.partition.by is not None:
-        return f'(select *, {quoted(declared.partition.by)} as "#cut" from {table}) t'  # noqa: S608 - quoted names
-    parent = through_path(migration, name)[1]
+    if declared.partition.through is None:
+        own = ", ".join(f'{quoted(by)} as "#c{at}"' for at, by in enumerate(cut_columns(migration, name)))
+        return f"(select *, {own} from {table}) t"  # noqa: S608 - quoted names
+    path = through_path(migration, name)
+    parent, cuts = path[1], range(len(cut_columns(migration, path[-1])))
     reference = next(one for one in declared.references if one.to == parent)
     theirs = migration[parent].declaration.source.key
     keys = ", ".join(f"t.{quoted(key)} as k{at}" for at, key in enumerate(theirs))
-    cut = f'select {keys}, min(t."#cut") as cut from {relation(migration, parent)} group by {_numbers(len(theirs))}'  # noqa: S608
+    values = ", ".join(f'min(t."#c{at}") as "#c{at}"' for at in cuts)
+    cut = f"select {keys}, {values} from {relation(migration, parent)} group by {_numbers(len(theirs))}"  # noqa: S608
     same = " and ".join(f"t.{quoted(mine)} = p.k{at}" for at, mine in enumerate(reference.column))
-    return f'(select t.*, p.cut as "#cut" from {table} t left join ({cut}) p on {same}) t'  # noqa: S608
+    taken = ", ".join(f'p."#c{at}"' for at in cuts)
+    return f"(select t.*, {taken} from {table} t left join ({cut}) p on {same}) t"  # noqa: S608
 
 
 def _numbers(count: int) -> str:
     return ", ".join(str(number) for number in range(1, count + 1))
 
 
-def condition(where: str | None, scheme: Scheme, window: Window) -> tuple[str, list[Any]]:
+def condition(where: str | None, windows: Sequence[Window]) -> tuple[str, list[Any]]:
     """The condition of one partition, and its parameters.
 
     SQLite orders NULL before numbers before text before bytes, so a value of any kind lies in exactly one window.
     """
     parts, values = ([f"({where})"] if where else []), []
-    if scheme.by is not None:
-        cut = 't."#cut"'
-        inside = []
+    for at, window in enumerate(windows):
+        cut, inside = f't."#c{at}"', []
         if window.value is not None:
-            others = [other.value for other in scheme.windows]
             inside.append(f"cast({cut} as text) = ?")
             values.append(window.value)
-            if window.or_null:
-                marks = ", ".join("?" * len(others))
-                inside[0] = f"({inside[0]} or cast({cut} as text) not in ({marks}))"
-                values += others
+        if window.others:
+            # One parameter, for SQLite takes only so many.
+            inside.append(f"cast({cut} as text) not in (select value from json_each(?))")  # noqa: S608
+            values.append(json.dumps(window.others))
         for sign, bound in ((">=", window.low), ("<", window.high)):
             if bound is not None:
                 inside.append(f"{cut} {sign} ?")
                 values.append(_bound(bound))
-        text = " and ".join(inside) or "true"
-        parts.append(f"({text} or {cut} is null)" if window.or_null else text)
+        if inside:
+            text = " and ".join(inside)
+            parts.append(f"({text} or {cut} is null)" if window.or_null else text)
     return " and ".join(parts) or "true", values
 
 

@@ -43,7 +43,13 @@ class Files(PagedSource):
 
     def window(self, name: str, scheme: Scheme, partition: str) -> Window | None:
         """All files of the pattern; a partition is what its key in the pattern makes of it."""
-        if scheme.by is not None and PLACE not in self._source(name).files:
+        if scheme.discovers:
+            raise DeclarationError(
+                "the values of a column are discovered in a table, and nowhere else",
+                where=f"{self.migration[name].path}: partition.values",
+                next=f"List the keys: each is put where {PLACE} stands in the files' names",
+            )
+        if scheme.cuts and PLACE not in self._source(name).files:
             raise DeclarationError(
                 "files are cut by their names, not by a column",
                 where=f"{self.migration[name].path}: source.files",
