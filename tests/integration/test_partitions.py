@@ -179,7 +179,7 @@ def test_a_registered_key_is_missing_until_it_is_loaded(small: Small) -> None:
     assert with_known_keys(migration, settings).known == {("orders", "region"): ("west", "south")}
     assert len(small.migrating.plans()["orders"].scheme.keys) == 3 * 3
     for wrong in ("a|b|c", "a,b"):
-        with pytest.raises(DeclarationError):
+        with pytest.raises(DeclarationError, match="can be no partition"):
             register(migration, "orders", [wrong], settings)
     small.migrating.load("lines")
     small.migrating.load("orders", [f"2024-0{month}|{OTHERS}" for month in (1, 2, 3)])

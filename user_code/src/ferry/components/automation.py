@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from ferry.components.partitions import range_tags
+from ferry.components.partitions import is_discovered, range_tags
 
 
 def condition_of(declared: str, upstream: dg.AssetKey) -> dg.AutomationCondition | None:
@@ -64,7 +64,8 @@ def _schedule(group: list[dg.AssetsDefinition], cron: str) -> dg.ScheduleDefinit
     def look(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Look at every partition of these sources."""
         cut = group[0].partitions_def
-        keys = cut.get_partition_keys(dynamic_partitions_store=context.instance) if cut else [""]
+        store = context.instance if is_discovered(cut) else None
+        keys = cut.get_partition_keys(dynamic_partitions_store=store) if cut else [""]
         if not keys:
             return dg.SkipReason("No partition is known yet; the sensor new_partitions finds them")
         return dg.RunRequest(tags=range_tags(cut, keys[0], keys[-1]))

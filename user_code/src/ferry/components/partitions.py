@@ -51,6 +51,13 @@ def dynamic_name(root: str, cut: Cut) -> str:
     return f"{root}.{cut.by}"
 
 
+def is_discovered(definition: dg.PartitionsDefinition | None) -> bool:
+    """Whether only an instance of Dagster knows the keys."""
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return any(is_discovered(dimension.partitions_def) for dimension in definition.partitions_defs)
+    return isinstance(definition, dg.DynamicPartitionsDefinition)
+
+
 def missing_keys(migration: Migration, instance: dg.DagsterInstance) -> dict[str, list[str]]:
     """Name → the keys of discovered partitions that a migration knows and an instance of Dagster does not."""
     found: dict[str, list[str]] = {}

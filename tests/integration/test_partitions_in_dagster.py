@@ -1,0 +1,223 @@
+"""Discovered and two-dimensional partitions in Dagster: backfills, events, versions, and what is never forgotten."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from ferry.components import FerryResource, partition_sensor
+from ferry.components.automation import source_automation
+from ferry.components.entity import entity_assets, migration_in, observed_source
+from ferry.partition import OTHERS
+from small import Small
+
+EVERY_KEY = [f"2024-0{month}|{region}" for month in (1, 2) for region in (OTHERS, "north", "south")]
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance that schedules and sensors can open again."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as own:
+        yield own
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
+    """Orders by month and discovered region, their lines through them, and tags, which are cut by region alone."""
+    made = Small(new_database, tmp_path)
+    for name, value in made.migrating.environment.items():
+        monkeypatch.setenv(name, value)
+    made.source(
+        "create table orders (id int primary key, placed_at date, region text, total int)",
+        "insert into orders select i, date '2024-01-10' + i, case i % 3 when 0 then 'north' when 1 then 'south' end, i"
+        " from generate_series(1, 40) i",
+        "create table lines (id int primary key, order_id int)",
+        "insert into lines select id, id from orders",
+        "create table tags (id int primary key, order_id int, region text)",
+        "insert into tags select id, id, region from orders",
+    )
+    made.target(
+        "create table orders (new_id bigint generated always as identity primary key, placed_at date, region text,"
+        " total int)",
+        "create table lines (new_id bigint generated always as identity primary key, order_id bigint"
+        " references orders)",
+        "create table tags (new_id bigint generated always as identity primary key, order_id bigint references orders,"
+        " region text)",
+    )
+    both = {"by": "placed_at", "every": "month", "start": "2024-01-01", "end": "2024-02-29",
+            "and": {"by": "region", "values": "discovered"}}  # fmt: skip
+    made.declare(
+        "orders", "id: int; placed_at: datetime.date; region: str | None; total: int", partition=both
+    )
+    to_orders = [{"column": "order_id", "to": "orders"}]
+    made.declare("lines", "id: int; order_id: int", partition={"through": "orders"}, references=to_orders)
+    made.declare("tags", "id: int; order_id: int; region: str | None", references=to_orders,
+                 partition={"by": "region", "values": ["north", "south"]}, batch=1)  # fmt: skip
+    return made
+
+
+def location(small: Small) -> dg.Definitions:
+    """The entities, what they are made of, the sensor and the schedules, as a code location serves them."""
+    folder = small.migrating.folder
+    migration = migration_in(folder)
+    observed = [each for entity in migration.entities.values() for each in observed_source(migration, entity)]
+    return dg.Definitions.merge(
+        source_automation(observed),
+        partition_sensor(folder),
+        dg.Definitions(
+            assets=[*observed, *(entity_assets(migration, entity) for entity in migration.entities.values())],
+            resources={"ferry": FerryResource(), "id_map": dg.mem_io_manager},
+            executor=dg.in_process_executor,
+        ),
+    )
+
+
+def tick(small: Small, instance: dg.DagsterInstance) -> dict[str, list[str]]:
+    """What the sensor finds, made known to Dagster as the daemon does."""
+    repository = location(small).get_repository_def()
+    sensor = repository.get_sensor_def("new_partitions")
+    with dg.build_sensor_context(
+        instance, repository_def=repository, resources={"ferry": FerryResource()}
+    ) as context:
+        data = sensor.evaluate_tick(context)
+    found = {
+        request.partitions_def_name: list(request.partition_keys)
+        for request in data.dynamic_partitions_requests
+    }
+    for name, keys in found.items():
+        instance.add_dynamic_partitions(name, keys)
+    return found
+
+
+def run(
+    small: Small, instance: dg.DagsterInstance, name: str, first: str, last: str
+) -> dg.ExecuteInProcessResult:
+    """One run over a rectangle of partitions, as a backfill launches it."""
+    return dg.materialize(
+        [entity_assets(migration_in(small.migrating.folder), migration_in(small.migrating.folder)[name])],
+        instance=instance,
+        resources={"ferry": FerryResource(), "id_map": dg.mem_io_manager},
+        tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+        raise_on_error=False,
+    )
+
+
+def stale(small: Small, instance: dg.DagsterInstance, keys: list[str]) -> set[tuple[str, str]]:
+    """Which partitions of what orders are made of Dagster calls stale."""
+    graph = location(small).resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    names = ("raw_orders", "validated_orders", "loaded_orders")
+    return {
+        (name, key)
+        for name in names
+        for key in keys
+        if resolver.get_status(dg.AssetKey(name), key) == StaleStatus.STALE
+    }
+
+
+def observe(small: Small, instance: dg.DagsterInstance) -> None:
+    """Look at every partition of orders, as its schedule asks."""
+    definitions = location(small)
+    repository = definitions.get_repository_def()
+    schedule = repository.get_schedule_def("watch_legacy_lines")
+    with dg.build_schedule_context(instance, repository_def=repository) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests or ()
+    job = definitions.resolve_job_def(schedule.job_name)
+    assert job.execute_in_process(instance=instance, tags=request.tags).success
+
+
+def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_own_end(
+    small: Small, instance: dg.DagsterInstance
+) -> None:
+    """The sensor makes the regions known, once. One run over all months and regions gives each partition its
+    materializations and checks, found by month and by region; a changed row makes one partition stale, seen again
+    nothing is; a region that comes later is rows of `(others)` until it is found, and then moves."""
+    assert tick(small, instance) == {"orders.region": [OTHERS, "north", "south"]}
+    assert tick(small, instance) == {}
+    keys = location(small).resolve_asset_graph().get(dg.AssetKey("loaded_orders")).partitions_def
+    assert keys is not None
+    assert keys.get_partition_keys(dynamic_partitions_store=instance) == EVERY_KEY
+    observe(small, instance)
+
+    result = run(small, instance, "orders", EVERY_KEY[0], EVERY_KEY[-1])
+    assert result.success
+    for stage in ("raw", "validated", "loaded"):
+        assert instance.get_materialized_partitions(dg.AssetKey(f"{stage}_orders")) == set(EVERY_KEY)
+    events = [
+        record.event_log_entry.asset_materialization
+        for record in instance.get_records_for_run(
+            result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+    ]
+    assert {
+        (e.tags["dagster/partition/placed_at"], e.tags["dagster/partition/region"]) for e in events if e
+    } == {tuple(key.split("|")) for key in EVERY_KEY}
+    checks = instance.get_records_for_run(
+        result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    assert len(checks) == 4 * len(EVERY_KEY)
+    assert stale(small, instance, EVERY_KEY) == set()
+    small.source("update orders set total = 99 where id = 3")
+    observe(small, instance)
+    assert stale(small, instance, EVERY_KEY) == {("raw_orders", "2024-01|north")}
+
+    moved = "select new_new_id, partition from ferry.id_map_orders where old_id = 50"
+    small.source("insert into orders values (50, '2024-02-01', 'west', 50)")
+    assert run(small, instance, "orders", *[f"2024-02|{OTHERS}"] * 2).success
+    before = small.rows(moved)
+    assert tick(small, instance) == {"orders.region": ["west"]}
+    assert run(small, instance, "orders", *["2024-02|west"] * 2).success
+    after = small.rows(moved)
+    assert (before[0][0], "2024-02|west") == after[0]
+
+
+def test_one_bad_partition_of_a_rectangle_neither_hides_nor_repeats_the_others(
+    small: Small, instance: dg.DagsterInstance
+) -> None:
+    """A broken staging folder among six: five are materialized, the failure names the sixth, and what goes on from
+    it reads that one alone."""
+    tick(small, instance)
+    broken = small.migrating.stage / "orders" / "2024-01|north"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where a folder should be")
+    failed = run(small, instance, "orders", EVERY_KEY[0], EVERY_KEY[-1])
+    assert not failed.success
+    good = set(EVERY_KEY) - {"2024-01|north"}
+    assert instance.get_materialized_partitions(dg.AssetKey("loaded_orders")) == good
+    failure = next(event for event in failed.all_events if event.is_step_failure).step_failure_data
+    assert failure.user_failure_data.metadata["partitions"].value == ["2024-01|north"]
+    broken.unlink()
+    assert run(small, instance, "orders", *["2024-01|north"] * 2).success
+    assert instance.get_materialized_partitions(dg.AssetKey("loaded_orders")) == set(EVERY_KEY)
+
+
+def test_what_is_cut_alike_depends_on_the_same_partition_and_anything_else_on_all(small: Small) -> None:
+    """Lines are cut through orders: one partition each. Tags are cut by region, where Dagster by itself would take
+    the orders of that region: but a tag may belong to any order."""
+    graph = location(small).resolve_asset_graph()
+    orders = dg.AssetKey("loaded_orders")
+    for child, mapping in (("loaded_lines", None), ("loaded_tags", dg.AllPartitionMapping())):
+        node = graph.get(dg.AssetKey(child))
+        assert node.partition_mappings.get(orders) == mapping
+    kept = graph.get(dg.AssetKey("loaded_lines"))
+    assert kept.partitions_def == graph.get(orders).partitions_def
+
+
+def test_the_command_finds_runs_and_shows_partitions(small: Small) -> None:
+    """`ferry run` finds the regions and loads all; `partitions` says how far each is, and makes a new one known; then
+    `run --partition` takes one rectangle of months and regions, and `status --partition` counts it."""
+    made = small.migrating
+    assert made.ferry("run", "--json").returncode == 0
+    shown = made.ferry("partitions", "orders", "--add", "west", "--json")
+    assert '"partition": "2024-02|west", "complete": false' in shown.stdout
+    assert shown.stdout.count('"complete": true') == 6
+    west = "2024-01|west:2024-02|west"
+    assert made.ferry("run", "orders", "--partition", west, "--json").returncode == 0
+    counted = made.ferry(
+        "status", "orders", "--partition", "2024-01|south:2024-02|west", "--json", FERRY_COMPACT="1"
+    )
+    assert '"extracted": 14,' in counted.stdout
+    assert '"complete": 4, "partitions": 4' in counted.stdout
