@@ -73,6 +73,8 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
                 sql.SQL(", ").join(map(sql.Identifier, table.old)),
             )
         )
+        if plan.version:
+            _keep_versions(connection, plan, table)
         # Preserved rows may be shared by several old keys; a key that we made belongs to one.
         connection.execute(
             sql.SQL("create unique index if not exists {} on {} ({}) where status <> 'preserved'").format(
@@ -107,6 +109,21 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
                 deferred_table(plan, edge),
                 sql.SQL(", ").join([*child, *parent]),
                 sql.SQL(", ").join(map(sql.Identifier, table.new)),
+            )
+        )
+
+
+def _keep_versions(connection: psycopg.Connection, plan: EntityPlan, table: MapTable) -> None:
+    """The column for the version of each row; adding it waits for whoever loads, so only where it is not there."""
+    there = connection.execute(
+        "select from pg_attribute where attrelid = %s::regclass and attname = 'version' and not attisdropped",
+        (table.identifier.as_string(connection),),
+    ).fetchone()
+    if there is None:
+        connection.execute(
+            sql.SQL("alter table {} add column version {}").format(
+                table.identifier,
+                sql.SQL(wire_type(plan.sent.field(str(plan.version)).type)),  # type: ignore[arg-type]
             )
         )
 

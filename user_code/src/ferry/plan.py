@@ -101,6 +101,17 @@ class EntityPlan:
         return self.declaration.id_map != "none"
 
     @property
+    def may_meet(self) -> bool:
+        """Whether two partitions can bring the same row: of an API, or of files. A database is asked for all keys."""
+        declared = self.declaration
+        return self.has_map and declared.partition is not None and declared.source.kind != "table"
+
+    @property
+    def version(self) -> str | None:
+        """The source column that tells which of two partitions has the newer version of a row, where that can be."""
+        return self.declaration.source.updated_at if self.may_meet else None
+
+    @property
     def later(self) -> tuple[EdgePlan, ...]:
         """The references that may be NULL for a while; they are kept beside the new key."""
         return tuple(edge for edge in self.edges if edge.links_later)

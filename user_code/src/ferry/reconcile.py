@@ -152,6 +152,7 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
 
 
 def _compare_part(loader: Loader, result: Reconciliation) -> None:
+    """Compare the incoming rows; one that another partition has brought in a newer version is compared with that."""
     plan = loader.plan
     columns = list(plan.written)
     on = sql.SQL(" and ").join(
@@ -162,6 +163,11 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
         sql.Identifier(plan.target_key[0]), loader.sql.row_hash("t")
     )
     preserved = sql.SQL("c.outcome <> 'preserved'")
+    if plan.may_meet:
+        taken = sql.SQL(" and coalesce(c.known_partition, {0}) = {0}").format(
+            sql.Literal(result.partition.replace("{", "{{").replace("}", "}}"))
+        )
+        preserved = sql.Composed([preserved, taken])
     query = sql.SQL("with c as materialized ({}) select {{}} from c left join {} t on {} where {}").format(
         loader.sql.resolved(), plan.target.identifier, on, preserved
     )

@@ -51,6 +51,7 @@ class LoadSql:
         needed = {*plan.source_key, *(c.source for c in plan.columns)}
         needed |= {name for edge in plan.edges for name in edge.source_columns}
         needed |= set(plan.declaration.match.on) if plan.declaration.match else set()
+        needed |= {plan.version} if plan.version else set()
         fields = tuple(field for field in plan.sent if field.name in needed)
         return (
             (*fields, pa.field(UUID5, pa.string()))
@@ -153,7 +154,9 @@ class LoadSql:
             sql.SQL("r as {} ({})").format(
                 sql.SQL("materialized" if known else "not materialized"), self._resolved(known, bounds or {})
             ),
-            sql.SQL("c as materialized ({})").format(self._classified(known, as_null)),
+            sql.SQL("c as materialized ({})").format(
+                self._classified(known, as_null, self._place(settling, "r"))
+            ),
         ]
         if self.plan.has_map:
             ctes += [
@@ -369,12 +372,16 @@ class LoadSql:
             if column.target not in filled:
                 value = self._expression(column.source, plan.target.columns[column.target], column.cast)
                 select.append(sql.SQL("{} as {}").format(value, sql.Identifier(f"c_{column.target}")))
+        if plan.version:
+            select.append(sql.SQL("{} as version").format(sql.Identifier("i", plan.version)))
         if plan.has_map and known:
             select += [
                 sql.SQL("m.{} as {}").format(sql.Identifier(name), sql.Identifier(f"n{position}"))
                 for position, name in enumerate(self.map.new)
             ]
             select.append(sql.SQL("m.status, m.partition as known_partition"))
+            if plan.version:
+                select.append(sql.SQL("m.version as known_version"))
             joins.append(
                 sql.SQL("left join {} m on {}").format(
                     self.map.identifier,
@@ -430,9 +437,15 @@ class LoadSql:
             on=on,
         )
 
-    def _classified(self, known: bool, as_null: frozenset[int]) -> sql.Composed:
-        """Give each row its outcome, its key, its hash and, where it was known, whether it differs."""
+    def _classified(
+        self, known: bool, as_null: frozenset[int], place: sql.Composable | None = None
+    ) -> sql.Composed:
+        """Give each row its outcome, its key, its hash and, where it was known, whether it differs.
+
+        With a `place`, a row that another partition has in a newer version differs in nothing: that one stays.
+        """
         plan = self.plan
+        outdated = self._outdated(place) if known and place and plan.may_meet else sql.SQL("false")
         waiting = [
             sql.Identifier("r", f"m{position}")
             for position, edge in enumerate(plan.edges)
@@ -470,14 +483,16 @@ class LoadSql:
         )
         differs: sql.Composable = sql.SQL("false")
         if known and plan.written and plan.declaration.mode != "insert_only":
-            differs = sql.SQL("({}) is distinct from ({})").format(
+            differs = sql.SQL("not ({}) and ({}) is distinct from ({})").format(
+                outdated,
                 sql.SQL(", ").join(self.comparable("t", name) for name in plan.written),
                 sql.SQL(", ").join(self.comparable("r", name) for name in plan.written),
             )
         made = plan.declaration.target.key.source != "natural"
-        inner = sql.SQL("select r.*, {} as outcome, {} as changed{} from r {}").format(
+        inner = sql.SQL("select r.*, {} as outcome, {} as changed, {} as outdated{} from r {}").format(
             outcome,
             differs,
+            outdated,
             sql.SQL("").join(
                 sql.SQL(", {} as {}").format(value, sql.Identifier(f"f{position}"))
                 for position, value in enumerate(key)
@@ -504,6 +519,26 @@ class LoadSql:
             )
             hashed = sql.SQL("case when c.outcome = 'known' then c.hash_there else {} end").format(hashed)
         return sql.SQL("select c.*, {} as hash from ({}) c").format(hashed, inner)
+
+    def _outdated(self, place: sql.Composable) -> sql.Composable:
+        """Whether the target has a row `r` from another partition, and in a newer version.
+
+        So it does not matter which of them is loaded first. Of two files that have the same version, or none, the one
+        whose key comes last counts; an API that shows a row in another window than before has moved it there.
+        """
+        plan, newer = self.plan, sql.SQL("false")
+        if plan.version:
+            newer = sql.SQL(
+                "coalesce(r.known_version > r.version, r.known_version is not null and r.version is null)"
+            )
+        if plan.declaration.source.kind == "files":
+            same = (
+                sql.SQL("r.known_version is not distinct from r.version") if plan.version else sql.SQL("true")
+            )
+            newer = sql.SQL('({} or {} and r.known_partition > ({}) collate "C")').format(newer, same, place)
+        return sql.SQL(
+            "coalesce(r.status in ('inserted', 'preserved') and r.known_partition <> {} and {}, false)"
+        ).format(place, newer)
 
     def _takes_over(self) -> sql.Composable:
         match = self.plan.declaration.match
@@ -648,26 +683,31 @@ class LoadSql:
         )
 
     @staticmethod
-    def _place(settling: bool) -> sql.Composable:
-        """The partition of a row `c`: the statement's, or the one in which the row waited."""
-        waited = "(select w.partition from ferry.waiting_rows w where w.id = c.row_no)"
-        return sql.SQL(waited if settling else "%(partition)s")  # type: ignore[arg-type]
+    def _place(settling: bool, row: str = "c") -> sql.Composable:
+        """The partition of a row: the statement's, or the one in which the row waited."""
+        if not settling:
+            return sql.SQL("%(partition)s::text")
+        return sql.SQL("(select w.partition from ferry.waiting_rows w where w.id = {})").format(
+            sql.Identifier(row, "row_no")
+        )
 
     def _map_insert(self, known: bool, settling: bool) -> sql.Composed:
         old = [sql.Identifier("c", f"k{position}") for position in range(len(self.plan.source_key))]
         new = [sql.Identifier("c", f"c_{name}") for name in self.plan.target_key]
         return sql.SQL(
-            "map_ins as (insert into {} ({}, {}, status, partition, row_hash) select {}, {},"
+            "map_ins as (insert into {} ({}, {}, status, partition, row_hash{}) select {}, {},"
             " (case when c.outcome = 'insert' then 'inserted' else 'preserved' end)::ferry.map_status,"
-            " {}, case when c.outcome <> 'preserved' then c.hash end"
+            " {}, case when c.outcome <> 'preserved' then c.hash end{}"
             " from c where c.outcome in ('insert', 'preserved', 'known'){})"
         ).format(
             self.map.identifier,
             sql.SQL(", ").join(map(sql.Identifier, self.map.old)),
             sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
+            sql.SQL(", version" if self.plan.version else ""),
             sql.SQL(", ").join(old),
             sql.SQL(", ").join(new),
             self._place(settling),
+            sql.SQL(", c.version" if self.plan.version else ""),
             sql.SQL(" and c.n0 is null" if known else ""),
         )
 
@@ -678,13 +718,19 @@ class LoadSql:
         )
         return sql.SQL(
             "map_upd as (update {map} m set partition = {place}, row_hash = case when c.outcome = 'preserved'"
-            " then m.row_hash else c.hash end, status = (case when c.outcome = 'insert' or m.status = 'stub'"
+            " then m.row_hash else c.hash end{version}, status = (case when c.outcome = 'insert' or m.status = 'stub'"
             " then 'inserted' else m.status::text end)::ferry.map_status from c where {on} and c.n0 is not null and"
-            " c.outcome in ('insert', 'known', 'preserved') and (m.partition <> {place} or c.changed"
+            " not c.outdated and c.outcome in ('insert', 'known', 'preserved') and (m.partition <> {place} or c.changed"
             " or c.outcome = 'insert' or m.status = 'stub'"
             # Other columns than the last time have another hash, though the row is unchanged.
-            " or c.outcome = 'known' and m.row_hash is distinct from c.hash))"
-        ).format(map=self.map.identifier, on=on, place=self._place(settling))
+            " or c.outcome = 'known' and m.row_hash is distinct from c.hash{newer}))"
+        ).format(
+            map=self.map.identifier,
+            on=on,
+            place=self._place(settling),
+            version=sql.SQL(", version = c.version" if self.plan.version else ""),
+            newer=sql.SQL(" or m.version is distinct from c.version" if self.plan.version else ""),
+        )
 
     def _insert(self) -> sql.Composed:
         columns = list(dict.fromkeys((*self.plan.target_key, *self.plan.written)))

@@ -1,0 +1,111 @@
+"""A row that several files bring, in several versions: whatever is loaded first, the newest is in the target."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+from small import Small
+
+MONTHS = ("2024-01", "2024-02", "2024-03")
+ROW = "id: int; name: str; group_id: int; updated_at: datetime.datetime | None"
+FIELDS = {
+    "id": {"type": "int", "parse": True}, "name": "text", "group_id": {"type": "int", "parse": True},
+    "updated_at": {"type": "timestamp", "parse": True},
+}  # fmt: skip
+Files = dict[str, dict[int, tuple[int, int | None]]]
+"""Month → id → the group that it belongs to, and the day of its version."""
+
+
+@pytest.fixture
+def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
+    """Items that come in a file a month, and the groups that they belong to, which a database has."""
+    small = Small(new_database, tmp_path)
+    small.migrating.connections["exports"] = str(tmp_path)
+    small.source(
+        "create table groups (id int primary key, title text not null)",
+        "insert into groups select n, 'group ' || n from generate_series(1, 2) n",
+    )
+    small.target(
+        "create table groups (new_id bigint generated always as identity primary key, title text)",
+        "create table items (new_id bigint generated always as identity primary key, id bigint unique, name text,"
+        " group_id bigint not null references groups, updated_at timestamptz)",
+    )
+    small.declare("groups", "id: int; title: str", drop=["id"])
+    return small
+
+
+def declare(small: Small, updated_at: str | None) -> None:
+    """Items with or without a column that tells their versions."""
+    source = {"connection": "exports", "files": "items-{partition}.csv", "key": "id", "fields": FIELDS}
+    small.declare(
+        "items", ROW, source=source | ({"updated_at": updated_at} if updated_at else {}), columns={"id": "id"},
+        partition={"by": "updated_at", "every": "month", "start": "2024-01-01", "end": "2024-03-31"},
+        references=[{"column": "group_id", "to": "groups"}],
+    )  # fmt: skip
+
+
+def write(small: Small, files: Files) -> None:
+    """The files; a row's name says which version of it this is."""
+    for month, items in files.items():
+        lines = [
+            f"{id_},{id_} of {month} at {day},{group},{f'2024-01-{day:02}T00:00:00Z' if day else ''}"
+            for id_, (group, day) in items.items()
+        ]
+        body = "\n".join(["id,name,group_id,updated_at", *lines, ""])
+        (Path(small.migrating.connections["exports"]) / f"items-{month}.csv").write_text(body)
+
+
+def newest(files: Files, *, by_version: bool) -> list[tuple[str, str]]:
+    """The name and the group of each row as it was last, in plain Python: by its version, then by the file's name."""
+    last: dict[int, tuple[int, str]] = {}
+    for month, items in sorted(files.items()):
+        for id_, (group, day) in items.items():
+            rank = (day or 0) if by_version else 0
+            if id_ not in last or rank >= last[id_][0]:
+                last[id_] = (rank, f"{id_} of {month} at {day}|group {group}")
+    return [tuple(row.split("|")) for _, (_, row) in sorted(last.items())]  # type: ignore[misc]
+
+
+versions = st.tuples(st.integers(1, 2), st.none() | st.integers(1, 3))
+drawn = st.fixed_dictionaries({m: st.dictionaries(st.integers(1, 4), versions, max_size=4) for m in MONTHS})
+LATE: Files = {"2024-01": {1: (1, 3)}, "2024-02": {1: (2, 2)}, "2024-03": {1: (1, 1)}}
+
+
+@pytest.mark.parametrize("updated_at", ["updated_at", None])
+@settings(
+    max_examples=3, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@example(files=LATE, order=["2024-01", "2024-02", "groups", "2024-03"], again=[])
+@example(files=LATE, order=["groups", "2024-03", "2024-02", "2024-01"], again=["2024-03", "2024-02"])
+@given(
+    files=drawn,
+    order=st.permutations(["groups", *MONTHS]),
+    again=st.lists(st.sampled_from(MONTHS), max_size=2),
+)
+def test_the_newest_version_of_a_row_stays_in_any_order_of_files(
+    small: Small, updated_at: str | None, files: Files, order: list[str], again: list[str]
+) -> None:
+    """Months in any order, some twice, parents in between: the target has each row as it was last, and is reconciled.
+
+    Without a version, or with the same one twice, the file whose name comes last counts.
+    """
+    small.target("drop schema if exists ferry cascade", "truncate items, groups")
+    declare(small, updated_at)
+    write(small, files)
+    plans = small.migrating.plans()
+    for one in [*order, *again]:
+        name, keys = ("groups", ("all",)) if one == "groups" else ("items", (one,))
+        went = small.migrating.load(name, keys, plans)
+        assert not went.failed
+        assert went.different == 0
+    small.migrating.settle()
+    found = small.rows(
+        "select i.name, g.title from items i join groups g on g.new_id = i.group_id order by i.id"
+    )
+    assert found == newest(files, by_version=updated_at is not None)
+    assert small.outcomes("items").get("extracted", 0) == sum(len(items) for items in files.values())
+    assert small.migrating.load("items", plans=plans).different == 0
