@@ -3,7 +3,8 @@
     python tests/emulators/hostile_rest.py --port 8902 --items 2000
 
 `GET /items/<paging>` with paging one of link, next_url, cursor, offset, number, keyset, single, each guarded
-as `--auth` (or the path `/as/<auth>/items/…`) says. `GET /count` counts. `POST /token` is the token server.
+as `--auth` (or the path `/as/<auth>/items/…`) says; `sort=-updated_at` brings what changed last first, and `single` has
+an `ETag`. `GET /count` counts. `POST /token` is the token server.
 `POST /_control` changes how it behaves (see `Faults`), `GET /_control` tells what was asked of it.
 """
 # The tables of rows and of faults are wide; http.server names the methods.
@@ -212,7 +213,11 @@ class Handler(BaseHTTPRequestHandler):
                 rows = [r for r in rows if r[field] < high]
             if last:
                 rows = [r for r in rows if r[field] <= last]
-        return rows
+        return (
+            sorted(rows, key=lambda r: r["updated_at"], reverse=True)
+            if given.get("sort") == "-updated_at"
+            else rows
+        )
 
     def _page(
         self, way: str, rows: list[dict[str, Any]], given: dict[str, str], parts: Any, headers: dict[str, str]
@@ -234,6 +239,9 @@ class Handler(BaseHTTPRequestHandler):
             at = int(told.partition(".")[0] or 0)
         elif way == "single":
             at, size = 0, len(rows)
+            headers["ETag"] = tag = f'"{hashlib.sha256(repr(rows).encode()).hexdigest()}"'
+            if self.headers.get("If-None-Match") == tag:
+                return self._send(304, None, headers)
         else:
             return self._send(404, {"error": "not found"})
         number = at // size + 1 if size else 1
@@ -411,7 +419,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, answer: Any, headers: dict[str, str] | None = None, *, plain: bool = False
     ) -> None:
-        body = simplejson.dumps(answer, ensure_ascii=False).encode()
+        body = b"" if answer is None else simplejson.dumps(answer, ensure_ascii=False).encode()
         headers = dict(headers or {})
         if not plain and "gzip" in self.headers.get("accept-encoding", "") and len(body) > 500:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"

@@ -113,7 +113,7 @@ for _kind in (*_CONNECTIONS, "LineItem", "Metafield"):
 SDL += "type Query { shop: Shop! node(id: ID!): Node currentAppInstallation: AppInstallation!\n"
 SDL += "publicApiVersions: [ApiVersion!]! currentBulkOperation: BulkOperation\n"
 for _kind, _root in _ROOTS.items():
-    SDL += f"{_root}(first: Int, after: String, query: String, sortKey: {_kind}SortKeys = ID): {_kind}Connection!\n"
+    SDL += f"{_root}(first: Int, after: String, query: String, sortKey: {_kind}SortKeys = ID, reverse: Boolean = false): {_kind}Connection!\n"
     SDL += f"{_root}Count(query: String, limit: Int = 10000): Count\n"
 SDL = (
     SDL.replace("ordersCount", "ordersCount").replace("productVariantsCount", "productVariantsCount") + "}\n"
@@ -357,6 +357,7 @@ class Resolver:
             after: str | None = None,
             query: str | None = None,
             sortKey: str = "ID",
+            reverse: bool = False,
         ) -> dict[str, Any]:
             faults = self._shop.faults
             if first is None or not 0 < first <= 250:
@@ -365,7 +366,9 @@ class Resolver:
                 sortKey, re.sub("_(.)", lambda m: m[1].upper(), sortKey.lower())
             )
             rows = sorted(
-                self._visible(root, query), key=lambda r: (str(r[sort]), int(r["id"].rsplit("/", 1)[1]))
+                self._visible(root, query),
+                key=lambda r: (str(r[sort]), int(r["id"].rsplit("/", 1)[1])),
+                reverse=reverse,
             )
             done = 0
             if after is not None:
@@ -375,7 +378,8 @@ class Resolver:
                     done = place["n"]
                 except (ValueError, KeyError):
                     raise ValueError("Invalid cursor for current pagination sort.") from None
-                rows = [r for r in rows if (str(r[sort]), int(r["id"].rsplit("/", 1)[1])) > last]
+                place = [(str(r[sort]), int(r["id"].rsplit("/", 1)[1])) for r in rows]
+                rows = [r for r, at in zip(rows, place, strict=True) if (at < last if reverse else at > last)]
             if done + first > self._shop.args.cap:
                 if done >= self._shop.args.cap:
                     raise ValueError(f"Pagination limit of {self._shop.args.cap} objects reached")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +21,9 @@ import pytest
 
 from emulators.hostile_rest import make_items
 from emulators.running import Emulator
-from ferry.errors import DeclarationError
+from ferry.cutover import Terms, cut_over
+from ferry.errors import DeclarationError, PermanentError
+from ferry.extract import open_source
 from ferry.pipeline import PartitionFailed, Staged, carry
 from ferry.stage import Stage
 from small import Small
@@ -290,6 +293,59 @@ def test_an_api_without_declared_fields_is_refused_by_the_plan(small: Small, api
     from_api(small, api, {"fields": None})
     with pytest.raises(DeclarationError, match="does not say what its columns are"):
         small.migrating.plans()
+
+
+UNCHANGED: dict[str, dict[str, Any]] = {
+    "count and newest": {
+        "unchanged": {
+            "by": "newest", "params": {"sort": "-updated_at", "limit": 1}, "value": "data.items.0.updated_at",
+        },
+    },
+    "a tag": {"path": "/items/single", "paging": {"by": "none"}, "unchanged": {"by": "etag"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", UNCHANGED)
+def test_a_window_that_did_not_change_is_not_read_again(small: Small, api: Emulator, how: str) -> None:
+    """A look at the API shows it; a row that is new shows as well, and `reread` reads whatever the look says."""
+    from_api(small, api, UNCHANGED[how])
+    plans = small.migrating.plans()
+    assert small.migrating.load("items", plans=plans).outcomes.inserted == ITEMS
+    first = staged(small)
+    before = api.tell()["pages"]
+    went = small.migrating.load("items", plans=plans)
+    assert not went.failed
+    assert went.outcomes.unchanged == ITEMS
+    # The credentials were looked at, and then the window; ten pages would have been read.
+    assert api.tell()["pages"] - before == 2
+    assert staged(small).stage_id == first.stage_id
+    anew = small.migrating.settings.model_copy(update={"reread": True})
+    list(carry(plans, "items", ("all",), anew))
+    assert staged(small).stage_id != first.stage_id
+    with closing(open_source(plans.migration, "items", small.migrating.settings)) as source:
+        was = source.fingerprints("items")
+        assert was == source.fingerprints("items")
+        api.control(shift_after=api.tell()["pages"] + 1)
+        source.fingerprints("items")
+        assert was != source.fingerprints("items")
+    assert small.migrating.load("items", plans=plans).outcomes.inserted == 1
+    assert staged(small).rows == ITEMS + 1
+
+
+def test_a_cutover_sees_whether_an_api_stands_still(small: Small, api: Emulator) -> None:
+    """A row that comes between the two looks is noticed, nothing is signed; after that the record has what was seen."""
+    from_api(small, api, UNCHANGED["count and newest"])
+    plans, settings = small.migrating.plans(), small.migrating.settings
+    assert not small.migrating.load("items", plans=plans).failed
+    # The first pass looks twice (the credentials, the window), and so do both looks at what stands still.
+    api.control(shift_after=api.tell()["pages"] + 5)
+    with pytest.raises(PermanentError, match="does not stand still"):
+        cut_over(plans, settings, Terms(by="me", quiet_seconds=0))
+    assert small.rows("select to_regclass('ferry.signed_off')") == [(None,)]
+    done = cut_over(plans, settings, Terms(by="me", quiet_seconds=0))
+    assert [one.changed for one in done.passes] == [1, 0]
+    (document,) = small.rows("select document from ferry.signed_off")[0]
+    assert document["source"]["all"][0] == ITEMS + 1
 
 
 CSV = {"connection": "exports", "files": "items-*.csv", "key": "id", "updated_at": "updated_at",

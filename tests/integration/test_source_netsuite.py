@@ -17,7 +17,7 @@ from emulators.running import Emulator
 from ferry.errors import DeclarationError, PermanentError
 from ferry.sources.netsuite import NetSuiteSource
 from ferry.sources.netsuite import source as declared_source
-from ferry.sources.page import Window, WindowIncomplete
+from ferry.sources.page import Glance, Window, WindowIncomplete
 
 ROWS = 2500
 COLUMNS = {
@@ -199,9 +199,14 @@ def test_a_row_that_changes_while_it_is_read_comes_again(
     emulator: Emulator, key_file: Path, tmp_path: Path
 ) -> None:
     """The counts do not tell, the second look does: the row's last version takes the place of the first."""
-    emulator.control(change_after=6)
     one = connect(emulator, key_file, tmp_path)
+    before = one.glance(None)
+    assert before == one.glance(None) == Glance("2500 2022-01-02 17:39:00", ROWS)
+    emulator.control(change_after=8)
     pages = list(one.read(None, None))
+    after = one.glance(None)
+    assert after is not None
+    assert (after.rows, after.text == before.text, after.is_settled) == (ROWS, False, False)
     assert {r["id"]: r for r in rows(pages)}[Decimal(9_007_199_254_740_996)]["memo"] == "changed"
     assert [key for page in pages for key in page.replaces] == [["9007199254740996"]]
     assert one.completeness is not None

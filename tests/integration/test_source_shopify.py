@@ -162,11 +162,22 @@ def test_pages_that_lie_fail_the_window(
 
 
 def test_what_changes_while_it_is_read_is_caught_up_with(tmp_path: Path) -> None:
-    """An order that appears behind the cursor and one that changes after it was read both arrive."""
+    """An order that appears behind the cursor and one that changes after it was read both arrive.
+
+    A look at the shop shows that something changed, and that so young a change may hide another one.
+    """
     with Emulator("shopify", "--orders", "1500", *WIDE) as own:
-        own.control(mutate_after=4)
-        source = paged(own, tmp_path)
+        source, inside = paged(own, tmp_path), bulk(own, tmp_path)
+        before = source.glance(None)
+        assert before == source.glance(None) == inside.glance(None)
+        assert before is not None
+        assert before.is_settled
+        assert bulk(own, tmp_path, "order_metafields").glance(None) is None
+        own.control(mutate_after=own.tell()["pages"] + 4)
         pages = list(source.read(None, None))
+        after = source.glance(None)
+        assert after is not None
+        assert (before.rows, after.rows, after.is_settled) == (1500, 1501, False)
     arrived = ids(pages)
     assert len(set(arrived)) == 1501
     assert "gid://shopify/Order/1" in arrived

@@ -138,12 +138,11 @@ class _CatchUp:
     def once(self, name: str, *, everything: bool = False) -> Pass:
         """One pass over all entities, parents first."""
         began, partitions, changed = time.monotonic(), 0, 0
+        settings = self._settings.model_copy(update={"reread": self._settings.reread or everything})
         for entity in self._plans.order:
             keys = self._keys(entity, everything=everything)
             partitions += len(keys)
-            for event in (
-                carry(self._plans, entity, keys, self._settings, run_id=self._run_id) if keys else ()
-            ):
+            for event in carry(self._plans, entity, keys, settings, run_id=self._run_id) if keys else ():
                 if isinstance(event, PartitionFailed):
                     raise event.error
                 if isinstance(event, LoadedPartition):

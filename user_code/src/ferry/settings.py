@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     lock_timeout_seconds: float = Field(
         default=30, gt=0, description="how long a load waits for a lock that somebody else holds"
     )
+    reread: bool = Field(
+        default=False,
+        description="whether windows of APIs and files are read anew that, going by what the source says of them, are"
+        " as they were",
+    )
     retries: int = Field(default=4, ge=0, le=100, description="how often a transient error is tried again")
     retry_seconds: float = Field(
         default=0.5, ge=0, description="the first pause before a retry; it doubles, with jitter"

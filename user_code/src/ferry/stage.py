@@ -163,14 +163,19 @@ class Stage:
             The manifest, or None when the source says nothing or something else, or a part is not as it was written.
         """
         manifest = self.manifest()
-        if manifest is None or not facts.fingerprint or manifest.columns != columns_of(schema):
+        if manifest is None or not facts.fingerprint or not self.holds(manifest, schema):
             return None
-        whole = all(self._size(manifest, part) == part.bytes for part in manifest.parts)
-        if (facts.rows, facts.fingerprint) != (manifest.rows, manifest.fingerprint) or not whole:
+        if (facts.rows, facts.fingerprint) != (manifest.rows, manifest.fingerprint):
             return None
         manifest = replace(manifest, taken_at=taken_at)
         put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
         return manifest
+
+    def holds(self, manifest: Manifest, schema: pa.Schema) -> bool:
+        """Whether every part of a manifest is there, as long as it was written, and has these columns."""
+        return manifest.columns == columns_of(schema) and all(
+            self._size(manifest, part) == part.bytes for part in manifest.parts
+        )
 
     def sample(self, manifest: Manifest, rows: int = 5) -> pa.Table | None:
         """The first rows, without reading the whole of the first part; None if there are none."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from ferry.sources.page import Completeness, Page, named
+from ferry.sources.page import Completeness, Glance, Page, named
 from ferry.stage import parquet, put, remove
 
 STATE = "state.json"
@@ -39,6 +39,7 @@ class State:
         checkpoint: after the last page.
         replaced: numbers of the pages whose rows take the place of earlier ones.
         whole: the `Completeness` once nothing is missing.
+        glance: what the source said before the first page was asked for, if every later change shows in it.
     """
 
     of: str
@@ -49,6 +50,7 @@ class State:
     checkpoint: dict[str, Any] | None = None
     replaced: list[int] = field(default_factory=list)
     whole: dict[str, Any] | None = None
+    glance: str | None = None
 
 
 class Arrived:
@@ -58,6 +60,11 @@ class Arrived:
         """Go on with what is there, if it was read for the same declaration and window, and not long ago."""
         self._folder = folder
         self.state = self._found(of) or State(of, _now().isoformat())
+
+    def begin(self, glance: Glance | None) -> None:
+        """Note what the source said before it was asked for the first page."""
+        self.state.glance = glance.text if glance and glance.is_settled else None
+        self._write()
 
     def keep(self, page: Page) -> None:
         """Keep a page and the checkpoint after it."""

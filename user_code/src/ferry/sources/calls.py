@@ -366,7 +366,7 @@ class Caller:
                 next="It is asked again after a pause; lower `rate` if another program shares the account",
                 retry_after=wait,
             )
-        if status < 300:
+        if status < 300 or status == 304:
             return
         what, why = f"{self.who} answers HTTP {status}", answer.excerpt
         if status >= 500 or status in (408, 425):

@@ -35,6 +35,7 @@ from ferry.sources.file_formats import Part, read_excel, read_fixed_width, read_
 from ferry.sources.file_systems import Sftp, store_fault
 from ferry.sources.page import (
     Completeness,
+    Glance,
     Page,
     Tally,
     Window,
@@ -143,6 +144,12 @@ class FileSource:
     def partition_window(self, value: str, place: str = "file") -> Window:
         """The window of the files that have a value at a place: by default the one file of that name."""
         return Window(place, value, value + "\0")
+
+    def glance(self, window: Window | None, before: str | None = None) -> Glance | None:  # noqa: ARG002
+        """Names, sizes and versions of the window's files."""
+        files = [f for f in self.files() if _is_inside(f, window)]
+        told = digest([[f.name, f.size, f.version] for f in files])
+        return Glance(told, is_settled=all(f.is_settled for f in files))
 
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window's files.

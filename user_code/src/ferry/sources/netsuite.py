@@ -25,7 +25,7 @@ from ferry.sources.calls import Answer, Auth, Caller, Patience
 from ferry.sources.declared import Declared, checked
 from ferry.sources.limits import Slots
 from ferry.sources.netsuite_declaration import SuiteColumn, SuiteQuery
-from ferry.sources.page import Completeness, Page, Window, WindowIncomplete
+from ferry.sources.page import LATE, Completeness, Glance, Page, Window, WindowIncomplete
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
 from ferry.sources.shape import Field, Shape
 
@@ -33,7 +33,6 @@ CAP = 100_000
 _PAGE = 1_000
 _PATH = "/services/rest/query/v1/suiteql"
 _TOKEN_PATH = "/services/rest/auth/oauth2/v1/token"  # noqa: S105 - a path
-_OVERLAP = 120
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIRST_ACCOUNT = datetime(1998, 1, 1, tzinfo=UTC)
 
@@ -171,6 +170,21 @@ class NetSuiteSource:
         """
         self._ask(f"{self._select(Span())} ORDER BY {self.query.id}", limit=1, offset=0)
 
+    def glance(self, window: Window | None, before: str | None = None) -> Glance | None:  # noqa: ARG002
+        """How many rows there are, and when one changed last; None without a column that says so."""
+        if not self.query.modified:
+            return None
+        self._window = window.key if window else self.query.modified
+        low, high = (window.start, window.end) if window else (None, None)
+        newest = _iso(f"MAX({self.query.modified})", "datetime")
+        sql = (
+            f"SELECT COUNT(*) AS c, {newest} AS newest FROM {self.query.table}{self._where(Span(low, high))}"  # noqa: S608
+        )
+        (told,) = self._ask(sql, limit=1, offset=0).json()["items"]
+        at = datetime.fromisoformat(told["newest"]).replace(tzinfo=self._zone) if "newest" in told else None
+        settled = at is None or at.timestamp() < self.caller.now() - LATE
+        return Glance(f"{told['c']} {told.get('newest')}", int(told["c"]), settled)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.caller.close()
@@ -273,7 +287,7 @@ class NetSuiteSource:
             # What has no value belongs to the first window, or it would belong to none.
             parts.append(before if span.start is not None else f"({before} OR {key} IS NULL)")
         if span.since is not None and self.query.modified:
-            since = datetime.fromtimestamp(span.since - _OVERLAP, UTC)
+            since = datetime.fromtimestamp(span.since - LATE, UTC)
             parts.append(f"{self.query.modified} >= {self._literal(since)}")
         if after is not None:
             parts.append(f"{self.query.id} > {after}")

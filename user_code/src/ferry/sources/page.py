@@ -21,6 +21,9 @@ from ferry.errors import DeclarationError, PermanentError, TransientError
 # A page is what travels at once through extract and stage; this bound is what keeps a run's memory flat.
 PAGE_BYTES = 16 * 1024 * 1024
 
+# Seconds for which a change may be on its way: into the index that an API searches, or into the second that it shows.
+LATE = 120
+
 Edge = datetime | date | int | str
 
 
@@ -91,6 +94,22 @@ class Completeness:
         return self.stated is not None and self.stated == self.arrived
 
 
+@dataclass(frozen=True)
+class Glance:
+    """What a source says of a window before its rows are asked for.
+
+    Attributes:
+        text: another one when the rows are others.
+        rows: how many there are; None if it does not say.
+        is_settled: whether it is sure to be another one after a change from now on. A time of the last change that
+            lies moments back is not: the next change may have the same.
+    """
+
+    text: str
+    rows: int | None = None
+    is_settled: bool = True
+
+
 class WindowIncomplete(TransientError):  # noqa: N818 - the fact is its name
     """What arrived is not what the source said: read the window again, from its beginning, without
     checkpoint.
@@ -128,6 +147,15 @@ class Pages(Protocol):
 
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window after the checkpoint; raises `WindowIncomplete` if the counts do not agree."""
+        ...
+
+    def glance(self, window: Window | None, before: str | None) -> Glance | None:
+        """What the source says of the window at little cost; None if nothing would show every change.
+
+        Args:
+            window: as for `read`.
+            before: the text of an earlier glance, for a source that answers only whether it still holds.
+        """
         ...
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from ferry.declaration import Migration, fingerprint
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.extract import Arrived as Told
 from ferry.extract import Extraction, Source
-from ferry.partition import Scheme
+from ferry.partition import Scheme, scheme_of
 from ferry.settings import PREFIX, Settings
 from ferry.sources.arrived import Arrived
 from ferry.sources.calls import Refused
@@ -25,7 +25,7 @@ from ferry.sources.facts import Facts
 from ferry.sources.page import OtherCheckpoint, Pages, PagesInDoubt, Window, WindowIncomplete
 from ferry.sources.repeated import repeated_keys
 from ferry.sources.shape import UNFIT, Field
-from ferry.stage import Stage
+from ferry.stage import Manifest, Stage
 
 # Refusals that a new beginning would meet as well.
 _ABOUT_WHO_ASKS = (401, 402, 403)
@@ -115,6 +115,17 @@ class PagedSource(Source):
         """Which client reads a partition: by default one for all of an entity."""
         return name
 
+    def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
+        """What the source says of each partition without handing out its rows; empty if that shows no changes."""
+        found, scheme = {}, scheme_of(self.migration, name)
+        for partition in scheme.keys:
+            client = self.checked_client(name, partition)
+            glance = client.glance(self.window(name, scheme, partition), None)
+            if glance is None:
+                return {}
+            found[partition] = (glance.rows, fingerprint(glance.text))
+        return found
+
     def close(self) -> None:
         """Let go of the clients' connections."""
         for client in self._clients.values():
@@ -125,26 +136,26 @@ class PagedSource(Source):
 class PagedExtraction(Extraction):
     """One partition that was brought here. Use as a context manager: entering it reads what is missing."""
 
-    may_repeat_keys = True
-
     def __init__(self, source: PagedSource, name: str, partition: str, scheme: Scheme, told: Told) -> None:
         """Args: the source, the entity, its partition, the scheme that has it, and who hears of rows."""
         self._source, self._name, self._partition, self._told = source, name, partition, told
         self._declaration = source.migration[name].declaration
         self._where = f"{name}, {partition}"
+        self._stage = Stage(source.settings.stage_root, name, partition)
+        self._kept: Manifest | None = None
+        self.may_repeat_keys = True
         self._window = source.window(name, scheme, partition)
         self.schema = pa.schema([arrow_field(column) for column in source.describe(name).columns.values()])
 
     def __enter__(self) -> "PagedExtraction":
-        """Read the pages that are missing, and see that nothing is.
+        """Read the pages that are missing, and see that nothing is; no page if the source says that none is new.
 
         Raises:
             WindowIncomplete: what arrived is not what the source said; all of it was thrown away.
             FerryError: the reading ended early; the next one goes on where it ended.
         """
         settings = self._source.settings
-        folder = Stage(settings.stage_root, self._name, self._partition).arrived
-        of = fingerprint(
+        self._of = fingerprint(
             [
                 self._declaration.source.model_dump(mode="json"),
                 self._window.as_dict() if self._window else None,
@@ -155,13 +166,13 @@ class PagedExtraction(Extraction):
             settings.state_root / "reads" / f"{fingerprint([self._name, self._partition])}.lock"
         )
         try:
-            self._arrived = Arrived(folder, of)
+            self._arrived = Arrived(self._stage.arrived, self._of)
+            self.taken_at = self._arrived.state.begun
             if self._arrived.state.whole is None:
                 self._bring()
         except BaseException:
             self._lock.close()
             raise
-        self.taken_at = self._arrived.state.begun
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,6 +181,8 @@ class PagedExtraction(Extraction):
 
     def _bring(self) -> None:
         client = self._source.checked_client(self._name, self._partition)
+        if self._arrived.state.checkpoint is None and self._is_as_before(client):
+            return
         begun = self._arrived.state.pages
         try:
             try:
@@ -178,6 +191,7 @@ class PagedExtraction(Extraction):
                 if not self._is_stale(error, begun):
                     raise
                 self._arrived.forget()
+                self._arrived.begin(client.glance(self._window, None))
                 self._read(client)
             completeness = client.completeness
             if completeness is None or (completeness.stated is not None and not completeness.proven):
@@ -192,6 +206,29 @@ class PagedExtraction(Extraction):
             raise
         self._arrived.finish(completeness)
 
+    def _is_as_before(self, client: Pages) -> bool:
+        """Whether what is staged is what the source has, as far as it says."""
+        staged = self._stage.manifest()
+        before = staged.said.get("glance") if staged and staged.fingerprint else None
+        glance = client.glance(self._window, before)
+        is_kept = (
+            staged is not None
+            and glance is not None
+            and glance.text == before
+            and staged.fingerprint == self._fingerprint(before)
+            and self._stage.holds(staged, self.schema)
+            and not self._source.settings.reread
+        )
+        if is_kept:
+            # Which keys are repeated was found when it was staged.
+            self._kept, self.may_repeat_keys = staged, False
+        else:
+            self._arrived.begin(glance)
+        return is_kept
+
+    def _fingerprint(self, glance: str | None) -> str | None:
+        return fingerprint([self._of, glance]) if glance is not None else None
+
     def _is_stale(self, error: FerryError, begun: int) -> bool:
         """Whether the source refuses to go on from where another run stopped: its cursors may have expired."""
         state = self._arrived.state
@@ -205,10 +242,13 @@ class PagedExtraction(Extraction):
 
     def facts(self) -> Facts:
         """Rows as they arrived, page by page, and what the source said of its objects."""
+        if self._kept:
+            return Facts(self._kept.rows, {}, self._kept.said, self._kept.fingerprint)
         state = self._arrived.state
         assert state.whole is not None
         said = {**state.whole, "notes": list(state.whole["notes"]), "requests": state.requests}
-        return Facts(self._arrived.rows(), {}, said)
+        said |= {"glance": state.glance} if state.glance else {}
+        return Facts(self._arrived.rows(), {}, said, self._fingerprint(state.glance))
 
     def duplicates(self) -> pa.Table | None:
         """Keys that occur more than once in this partition."""

@@ -17,7 +17,7 @@ from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.sources import auth as kinds
 from ferry.sources.calls import Answer, Auth, Caller, Patience, moment
 from ferry.sources.limits import Bucket, Slots
-from ferry.sources.page import Completeness, Edge, Page, Window
+from ferry.sources.page import LATE, Completeness, Edge, Glance, Page, Window
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
 from ferry.sources.rest_declaration import (
     AnyAuth,
@@ -75,6 +75,31 @@ class RestSource:
         if self.declared.paging.size_param:
             params[self.declared.paging.size_param] = 1
         self._list(self.caller.call("GET", self.declared.path, params=params))
+
+    def glance(self, window: Window | None, before: str | None = None) -> Glance | None:
+        """What is declared under `unchanged`: the count and the newest change, or the answer's tag."""
+        how, span = self.declared.unchanged, self.spans(window)[0]
+        if how is None:
+            return None
+        headers = {"if-none-match": before} if how.by == "etag" and before else {}
+        answer: Answer = self.caller.call(
+            "GET", self.declared.path, params=self._filters(span) | how.params, headers=headers, judge=lambda a: a
+        )  # fmt: skip
+        if how.by == "etag":
+            tag = before if answer.status == 304 else answer.headers.get("etag")
+            return Glance(tag) if tag else None
+        count = self.count(span)
+        rows = count.objects if count else self._total(answer)
+        newest = dig(answer.json(), how.value.split("."))
+        at = _instant(newest, self.declared.window.format if self.declared.window else "iso")
+        if rows is None or (at is None and rows):
+            raise PermanentError(
+                f"the answer has no time at {how.value!r}, or no count of the rows",
+                where=answer.request,
+                why=answer.excerpt,
+                next="Correct `unchanged` in the declaration, or leave it out",
+            )
+        return Glance(f"{rows} {newest}", rows, at is None or at.timestamp() < self.caller.now() - LATE)
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
 from ferry.sources.shape import Field as Column
@@ -122,6 +122,21 @@ class Changes(Declared):
     overlap: float = 120
 
 
+class Unchanged(Declared):
+    """What shows, without reading it, that a window is as it was: it is not read again then.
+
+    Attributes:
+        by: `newest`: how many rows there are and when one changed last; `etag`: the API answers 304 when the one answer
+            that has the whole window is as it was.
+        params: query parameters that bring the row first that changed last (`{sort: -updated_at, limit: 1}`).
+        value: path to the time of its last change in the answer (`data.0.updated_at`).
+    """
+
+    by: Literal["newest", "etag"]
+    params: dict[str, str | int | bool] = Field(default={})
+    value: str = ""
+
+
 class Rate(Declared):
     """What the API allows.
 
@@ -173,6 +188,7 @@ class RestResource(Declared):
         fields: the columns; without, they are taken from the rows.
         ignore: names in a row that go nowhere; `*` for all that are not declared.
         cap: objects that one query hands out at most; windows split before it.
+        unchanged: what shows that a window need not be read again; it needs a count, or an answer that is the whole.
     """
 
     path: str
@@ -184,6 +200,7 @@ class RestResource(Declared):
     window: WindowParams | None = None
     count: Counting | None = None
     changes: Changes | None = None
+    unchanged: Unchanged | None = None
     rate: Rate = Rate()
     retries: Retries = Retries()
     throttled: tuple[ThrottleRule, ...] = ()
@@ -192,6 +209,17 @@ class RestResource(Declared):
     omits_nulls: bool = False
     cap: int | None = None
     max_answer_bytes: int = 64 * 1024 * 1024
+
+    @model_validator(mode="after")
+    def _tells_changes(self) -> RestResource:
+        how = self.unchanged
+        if how and how.by == "etag" and self.paging.by != "none":
+            raise ValueError(
+                "`unchanged: {by: etag}` goes with `paging: {by: none}`: the tag is one answer's"
+            )
+        if how and how.by == "newest" and not (how.value and (self.count or self.paging.total)):
+            raise ValueError("`unchanged: {by: newest}` needs `value`, and `count` or `paging.total`")
+        return self
 
 
 class RestConnection(Declared):

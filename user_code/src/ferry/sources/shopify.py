@@ -20,15 +20,13 @@ from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.sources.auth import Header
 from ferry.sources.calls import Answer, Caller, Patience, Refused, Throttled, moment
 from ferry.sources.limits import Bucket
-from ferry.sources.page import Completeness, Page, Window
+from ferry.sources.page import LATE, Completeness, Glance, Page, Window
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
 from ferry.sources.shape import Field, Shape, dig
 
 CAP = 25_000
 _MAX_COST = 1_000
 _FIRST_SHOP = datetime(2006, 1, 1, tzinfo=UTC)
-# A change that is indexed late is seen by the second look, which begins this many seconds earlier.
-_OVERLAP = 120
 
 
 @dataclass(frozen=True)
@@ -160,17 +158,17 @@ class ShopifySource:
         """
         check_access(self.caller, self.shop, self.entity)
 
+    def glance(self, window: Window | None, before: str | None = None) -> Glance | None:  # noqa: ARG002
+        """What Shopify counts in the window, and when one of it changed last."""
+        return glance(self.caller, self.entity, window)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.caller.close()
 
     def read(self, window: Window | None, checkpoint: dict[str, Any] | None) -> Iterator[Page]:
         """Pages of the window; it is split wherever it comes near the 25,000 objects that a query hands out."""
-        if window and window.key not in self.entity.windows:
-            known = ", ".join(self.entity.windows) or "none"
-            raise DeclarationError(
-                f"{self.entity.root} has no window on {window.key}", next=f"It has: {known}"
-            )
+        search(self.entity, window)
         self._window_key = window.key if window else next(iter(self.entity.windows), "")
         return self._reading.pages(window, checkpoint)
 
@@ -255,7 +253,7 @@ class ShopifySource:
             low, high = (moment(as_instant(e).timestamp()) for e in (span.start, span.end))
             parts += [f"{self._window_key}:>='{low}'", f"{self._window_key}:<'{high}'"]
         if span.since is not None:
-            parts.append(f"updated_at:>='{moment(span.since - _OVERLAP)}'")
+            parts.append(f"updated_at:>='{moment(span.since - LATE)}'")
         return " AND ".join(parts)
 
 
@@ -297,6 +295,41 @@ def judged(answer: Answer) -> dict[str, Any]:
     if "ACCESS_DENIED" in codes:
         raise PermanentError("the shop refuses the query", where=answer.request, why=why, next=hint)
     raise Refused(answer.status, "the shop refuses the query", where=answer.request, why=why, next=hint)
+
+
+def glance(caller: Caller, entity: ShopifyEntity, window: Window | None) -> Glance | None:
+    """How many objects a window has and when one changed last.
+
+    None where Shopify does not count so far, or where what is inside changes without its object.
+    """
+    if not entity.counts or "updated_at" not in entity.windows:
+        return None
+    query = (
+        f"query($query: String, $limit: Int) {{ c: {entity.counts}(query: $query, limit: $limit) {{ count precision }}"
+        f" newest: {entity.root}(first: 1, query: $query, sortKey: UPDATED_AT, reverse: true)"
+        " { edges { node { updatedAt } } } }"
+    )
+    variables = {"query": search(entity, window), "limit": CAP + 1}
+    body = {"query": query, "variables": variables}
+    told = caller.call("POST", "graphql.json", json=body, judge=judged, cost=20)
+    if told["c"].get("precision", "EXACT") != "EXACT" or told["c"]["count"] > CAP:
+        return None
+    newest = next((edge["node"]["updatedAt"] for edge in told["newest"]["edges"]), None)
+    is_settled = newest is None or datetime.fromisoformat(newest).timestamp() < caller.now() - LATE
+    return Glance(f"{told['c']['count']} {newest}", told["c"]["count"], is_settled)
+
+
+def search(entity: ShopifyEntity, window: Window | None) -> str:
+    """A window in the words of Shopify's search; raises `DeclarationError` if the entity has none on that key."""
+    parts = [entity.filter] if entity.filter else []
+    if window:
+        if window.key not in entity.windows:
+            known = ", ".join(entity.windows) or "none"
+            raise DeclarationError(f"{entity.root} has no window on {window.key}", next=f"It has: {known}")
+        for sign, edge in ((">=", window.start), ("<", window.end)):
+            if edge is not None:
+                parts.append(f"{window.key}:{sign}'{moment(as_instant(edge).timestamp())}'")
+    return " AND ".join(parts)
 
 
 def check_access(caller: Caller, shop: Shop, entity: ShopifyEntity) -> None:
@@ -429,7 +462,7 @@ VARIANTS = ShopifyEntity(
 
 LINE_ITEMS = ShopifyEntity(
     root="orders", child="lineItems", kind="LineItem", scopes=("read_orders", "read_all_orders"), version=None,
-    windows=ORDERS.windows,
+    counts="ordersCount", windows=ORDERS.windows,
     fields=_fields(
         id="text", order_id="text ^id", order_created_at="timestamp ^createdAt", product_id="text product.id",
         variant_id="text variant.id", title="text", sku="text", quantity="int",

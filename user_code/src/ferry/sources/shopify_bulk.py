@@ -17,11 +17,11 @@ from typing import Any
 
 import simplejson
 
-from ferry.errors import DeclarationError, PermanentError, TransientError
-from ferry.sources.calls import moment
+from ferry.errors import PermanentError, TransientError
 from ferry.sources.page import (
     PAGE_BYTES,
     Completeness,
+    Glance,
     Page,
     Tally,
     Window,
@@ -32,9 +32,8 @@ from ferry.sources.page import (
     frozen,
     refuse_other,
 )
-from ferry.sources.reading import as_instant
 from ferry.sources.shape import Shape
-from ferry.sources.shopify import Shop, ShopifyEntity, check_access, judged
+from ferry.sources.shopify import Shop, ShopifyEntity, check_access, glance, judged, search
 
 _OPERATION = "id status errorCode objectCount rootObjectCount fileSize url query"
 _SUBMIT = (
@@ -79,6 +78,10 @@ class ShopifyBulkSource:
         """Check token, scopes and version; raises `PermanentError`."""
         check_access(self.caller, self.shop, self.entity)
 
+    def glance(self, window: Window | None, before: str | None = None) -> Glance | None:  # noqa: ARG002
+        """What Shopify counts in the window, and when one of it changed last."""
+        return glance(self.caller, self.entity, window)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.caller.close()
@@ -111,18 +114,9 @@ class ShopifyBulkSource:
 
     def query(self, window: Window | None) -> str:
         """The bulk query for a window, as it is submitted."""
-        search = [self.entity.filter] if self.entity.filter else []
-        if window:
-            if window.key not in self.entity.windows:
-                known = ", ".join(self.entity.windows) or "none"
-                raise DeclarationError(
-                    f"{self.entity.root} has no window on {window.key}", next=f"It has: {known}"
-                )
-            for sign, edge in ((">=", window.start), ("<", window.end)):
-                if edge is not None:
-                    search.append(f"{window.key}:{sign}'{moment(as_instant(edge).timestamp())}'")
+        asked = search(self.entity, window)
         # In a bulk query the arguments stand in the text, so the search is quoted as GraphQL quotes strings.
-        argument = f"(query: {simplejson.dumps(' AND '.join(search))})" if search else ""
+        argument = f"(query: {simplejson.dumps(asked)})" if asked else ""
         inner = self.entity.selection(0)
         if self.entity.child:
             inner = f"{self.entity.selection(1)} {self.entity.child} {{ edges {{ node {{ {inner} }} }} }}"
