@@ -55,6 +55,7 @@ demo-clean: ## remove the demo's databases, stage and history
 
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker
+	@tests/mariadb.sh
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/integration tests/oracle
 
 .PHONY: docs-pictures

@@ -33,6 +33,8 @@ DATABASES = {
     "postgresql": "ferry.sources.postgres:PostgresSource",
     "postgres": "ferry.sources.postgres:PostgresSource",
     "sqlite": "ferry.sources.sqlite:SqliteSource",
+    "mysql": "ferry.sources.mysql:MysqlSource",
+    "mariadb": "ferry.sources.mysql:MysqlSource",
 }
 """Which class reads a database, by the scheme of the connection's URL."""
 
