@@ -7,30 +7,27 @@ import gzip
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import boto3
 import openpyxl
 import paramiko
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from pyarrow import parquet
 
 from emulators import reader
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.sources.files import FileSource
 from ferry.sources.page import WindowIncomplete
+from file_stores import S3, SftpServer
 
 ROWS = [
     {"id": str(n), "name": f'Größe "{n}"', "note": None if n % 3 == 0 else f"a,b\nline {n}"}
@@ -446,127 +443,56 @@ def test_preflight_says_what_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[dict[str, Any]]:
-    """A store that speaks S3 over HTTP, with a bucket `files`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "key-1", "secret": "secret-1", "endpoint_url": f"http://{host}:{port}"}
-    client = boto3.client(
-        "s3", aws_access_key_id="key-1", aws_secret_access_key="secret-1",
-        endpoint_url=options["endpoint_url"], region_name="us-east-1",
-    )  # fmt: skip
-    client.create_bucket(Bucket="files")
-    yield {"options": {k: options[k] for k in ("key", "endpoint_url")}, "secrets": {"secret": options["secret"]},
-           "client": client}  # fmt: skip
-    server.stop()
+def s3() -> Iterator[S3]:
+    """A store that speaks S3 over HTTP."""
+    with S3() as store:
+        yield store
 
 
-def test_s3(tmp_path: Path, bucket: dict[str, Any]) -> None:
+@pytest.fixture
+def sftp(tmp_path: Path) -> Iterator[SftpServer]:
+    """An SFTP server over a real socket."""
+    with SftpServer(tmp_path / "served") as server:
+        yield server
+
+
+def test_s3(tmp_path: Path, s3: S3) -> None:
     """The same files on an S3-like store: globbed, packed, gone on from, and a change noticed by its tag."""
-    client = bucket.pop("client")
     packed = write_csv(tmp_path / "rows.csv.gz", pack=gzip.compress).read_bytes()
     for name in ("in/a.csv.gz", "in/b.csv.gz", "in/skip.txt"):
-        client.put_object(Bucket="files", Key=name, Body=packed)
-    source = FileSource(url="s3://files/in/*.csv.gz", block_bytes=SMALL, **bucket)
+        s3.put(name, packed)
+    given: dict[str, Any] = s3.connection | {"url": "s3://files/in/*.csv.gz", "block_bytes": SMALL}
+    source = FileSource(**given)
     source.preflight()
     assert [f.name for f in source.files()] == ["a.csv.gz", "b.csv.gz"]
     pages = list(source.read(None, None))
     assert sum(p.batch.num_rows for p in pages) == 6000
-    rest = rows(
-        FileSource(url="s3://files/in/*.csv.gz", block_bytes=SMALL, **bucket), None, pages[0].checkpoint
-    )
+    rest = rows(FileSource(**given), None, pages[0].checkpoint)
     assert pages[0].batch.num_rows + len(rest) == 6000
-    client.put_object(Bucket="files", Key="in/a.csv.gz", Body=gzip.compress(b"id\n1\n"))
+    s3.put("in/a.csv.gz", gzip.compress(b"id\n1\n"))
     with pytest.raises(WindowIncomplete, match="changed"):
-        rows(FileSource(url="s3://files/in/*.csv.gz", block_bytes=SMALL, **bucket), None, pages[0].checkpoint)
-    bucket["client"] = client
+        rows(FileSource(**given), None, pages[0].checkpoint)
 
 
-class _Served(paramiko.SFTPServerInterface):
-    """A folder, over SFTP, to be read."""
-
-    root = Path()
-
-    def _real(self, path: str) -> Path:
-        return self.root / path.lstrip("/")
-
-    def list_folder(self, path: str) -> Any:
-        found = []
-        for one in sorted(self._real(path).iterdir()):
-            attributes = paramiko.SFTPAttributes.from_stat(one.stat())
-            attributes.filename = one.name
-            found.append(attributes)
-        return found
-
-    def stat(self, path: str) -> Any:
-        real = self._real(path)
-        return paramiko.SFTPAttributes.from_stat(real.stat()) if real.exists() else paramiko.SFTP_NO_SUCH_FILE
-
-    lstat = stat
-
-    def open(self, path: str, flags: int, attr: Any) -> Any:  # noqa: ARG002 - paramiko asks so
-        handle = paramiko.SFTPHandle(flags)
-        handle.readfile = self._real(path).open("rb")
-        return handle
+def test_s3_says_who_it_refuses(s3: S3) -> None:
+    """Wrong credentials are no passing error, and are not shown."""
+    with s3.guarded(), pytest.raises(PermanentError, match="the file system refuses") as raised:
+        FileSource(
+            **s3.connection | {"url": "s3://files/in/*.csv", "secrets": {"secret": "hunter2"}}
+        ).preflight()
+    assert "hunter2" not in str(raised.value)
 
 
-class _Login(paramiko.ServerInterface):
-    def check_auth_password(self, username: str, password: str) -> int:
-        right = (username, password) == ("reader", "pass-word")
-        return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko asks so
-        return paramiko.OPEN_SUCCEEDED
-
-
-@pytest.fixture
-def sftp(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """An SFTP server over a real socket that serves a folder; gives the folder and how to reach it."""
-    root = tmp_path / "served"
-    root.mkdir()
-    listening = socket.create_server(("127.0.0.1", 0))
-    key = paramiko.RSAKey.generate(2048)
-    interface = type("Served", (_Served,), {"root": root})
-    open_transports = []
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            transport = paramiko.Transport(connection)
-            transport.add_server_key(key)
-            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, interface)
-            transport.start_server(server=_Login())
-            open_transports.append(transport)
-
-    threading.Thread(target=serve, daemon=True).start()
-    shown = f"{key.get_name()} {key.get_base64()}"
-    yield (
-        root,
-        {
-            "options": {"port": listening.getsockname()[1], "username": "reader", "host_key": shown},
-            "secrets": {"password": "pass-word"},
-        },
-    )
-    listening.close()
-    for transport in open_transports:
-        transport.close()
-
-
-def test_sftp(sftp: tuple[Path, dict[str, Any]]) -> None:
+def test_sftp(sftp: SftpServer) -> None:
     """The same over SFTP: files are listed, read in blocks, and gone on from."""
-    root, reached = sftp
-    (root / "out").mkdir()
-    write_csv(root / "out" / "rows.csv", ROWS * 10)
-    given: dict[str, Any] = {"url": "sftp://127.0.0.1/out/*.csv", **reached}
-    source = FileSource(block_bytes=200_000, **given)
+    sftp.put("out/rows.csv", b"")
+    write_csv(sftp.root / "out" / "rows.csv", ROWS * 10)
+    given: dict[str, Any] = sftp.connection | {"url": "sftp://127.0.0.1/out/*.csv", "block_bytes": 200_000}
+    source = FileSource(**given)
     assert [f.name for f in source.files()] == ["rows.csv"]
     pages = list(source.read(None, None))
     assert len(pages) > 1
-    rest = rows(FileSource(block_bytes=200_000, **given), None, pages[0].checkpoint)
+    rest = rows(FileSource(**given), None, pages[0].checkpoint)
     assert pages[0].batch.to_pylist() + rest == ROWS * 10
 
 
@@ -581,7 +507,7 @@ def test_sftp(sftp: tuple[Path, dict[str, Any]]) -> None:
     ],
 )
 def test_an_sftp_server_is_the_one_it_should_be(
-    sftp: tuple[Path, dict[str, Any]],
+    sftp: SftpServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     changed: dict[str, Any],
@@ -590,11 +516,11 @@ def test_an_sftp_server_is_the_one_it_should_be(
 ) -> None:
     """A key that nobody vouched for gets no password; the message has the key, to compare it, and no secret."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    _, reached = sftp
+    reached = sftp.connection
     if changed.get("options", {}).get("host_key") == "other":
         other = paramiko.ECDSAKey.generate()
         changed = {"options": {"host_key": f"[127.0.0.1]:22 {other.get_name()} {other.get_base64()}"}}
-    given = {part: reached[part] | changed.get(part, {}) for part in reached}
+    given: dict[str, Any] = {part: reached[part] | changed.get(part, {}) for part in ("options", "secrets")}
     with pytest.raises(error, match=message) as raised:
         FileSource(url="sftp://127.0.0.1/out/*.csv", **given)
     assert "pass-word" not in str(raised.value)

@@ -40,7 +40,9 @@ def check_names(entity: Entity, source: Table, target: Table) -> None:
         column_of(source, column, f"{path}: source.key")
     if declaration.source.updated_at:
         column_of(source, declaration.source.updated_at, f"{path}: source.updated_at")
-    for cut in declaration.partition.cuts if declaration.partition else ():
+    # Files are cut by what stands in their names.
+    cuts = declaration.partition.cuts if declaration.partition and declaration.source.kind != "files" else ()
+    for cut in cuts:
         column = column_of(source, cut.by or "", f"{path}: partition.by")
         if cut.values is not None and declaration.source.kind == "table":
             _check_listable(column, f"{path}: partition.values")

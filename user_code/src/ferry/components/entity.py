@@ -32,6 +32,7 @@ from ferry.mapping import code_of
 from ferry.partition import WHOLE, scheme_of
 from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
 from ferry.plan import plan_migration
+from ferry.sources.declaration import FromFiles
 
 CHECKS = {
     "accounted_for": (
@@ -287,5 +288,9 @@ def _columns_of_partitions(declaration: EntityDeclaration) -> dict[str, Any]:
     cuts = declaration.partition.cuts if declaration.partition else ()
     if not cuts or any(isinstance(cut.every, int) for cut in cuts):
         return {}
+    if isinstance(declaration.source, FromFiles) and any(
+        cut.by not in (declaration.source.fields or {}) for cut in cuts
+    ):
+        return {}  # what stands in a file's name is in no column
     columns = {cut.by or "": declaration.target_column(cut.by or "") for cut in cuts}
     return {"partition_expr": columns if len(cuts) > 1 else next(iter(columns.values()))}

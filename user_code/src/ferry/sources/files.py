@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, cast
@@ -80,11 +80,21 @@ class FileSource:
 
     A window over files has as its key a place of the URL (`month` of `orders-{month}.csv`), or `file` for the whole
     name, and text as its edges; `partition_window` makes the one of a single value.
+
+    Args:
+        declaration: where the files lie and what they are; or its keys by name.
+        others: place → values: without the files that have one of these there. There may be none then.
     """
 
     def __init__(
-        self, declaration: FileDeclaration | None = None, *, block_bytes: int = BLOCK_BYTES, **given: Any
+        self,
+        declaration: FileDeclaration | None = None,
+        *,
+        others: Mapping[str, frozenset[str]] | None = None,
+        block_bytes: int = BLOCK_BYTES,
+        **given: Any,
     ) -> None:
+        self._others = others or {}
         self.declared = declaration or FileDeclaration.parse(given)
         self.completeness: Completeness | None = None
         self._block_bytes = block_bytes
@@ -105,6 +115,8 @@ class FileSource:
     def preflight(self) -> None:
         """Raise a `FerryError` unless at least one file is there and the first can be opened and begun."""
         found = self.files()
+        if not found and self._others:
+            return
         if not found:
             raise PermanentError(
                 "no file matches",
@@ -120,7 +132,7 @@ class FileSource:
 
     def files(self) -> list[FoundFile]:
         """The files there are now, by name."""
-        path = self._base.path.rstrip("/")
+        path = self._base.path.rstrip("/") or self._base.path
         try:
             self._fs.invalidate_cache()
             if not self._pattern:
@@ -135,6 +147,8 @@ class FileSource:
             name = whole.removeprefix(path).lstrip("/")
             if match := self._pattern.fullmatch(name):
                 found.append(_found(name, info, match.groupdict()))
+        for place, known in self._others.items():
+            found = [file for file in found if _at(place, file) not in known]
         return sorted(found, key=lambda f: f.name)
 
     def values(self, place: str = "file") -> list[str]:
@@ -275,6 +289,12 @@ def _split(url: str) -> tuple[str, re.Pattern[str] | None]:
         is_class = token[:1] == "[" and token[-1:] == "]"
         parts.append(known or (token.replace("[[", r"[\[") if is_class else re.escape(token)))
     return url[:cut] or ".", re.compile("".join(parts))
+
+
+def folder_of(url: str) -> str:
+    """The folder below which names are told, with its slash."""
+    base, pattern = _split(url)
+    return base if pattern else base[: base.rfind("/") + 1]
 
 
 def literally(text: str) -> str:

@@ -1,20 +1,24 @@
 """Files behind the seam: a store's URL and a declared pattern become a reading, the files of a partition at a time."""
 
+import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ferry.declaration import fingerprint
 from ferry.errors import DeclarationError
-from ferry.partition import Scheme, scheme_of
+from ferry.partition import BESIDE, WHOLE, Scheme, scheme_of
 from ferry.sources.declaration import FromFiles
 from ferry.sources.declared import checked, columns_of
 from ferry.sources.file_declaration import FileDeclaration, FileKind, FileStore
-from ferry.sources.files import FileSource
+from ferry.sources.files import FileSource, folder_of, literally
 from ferry.sources.page import Pages, Window
 from ferry.sources.paged import PagedSource
 from ferry.sources.shape import Field
 
 PLACE = "{partition}"
+FILE = "file"
+"""What an entity is cut by when each file is a partition."""
 
 
 class Files(PagedSource):
@@ -23,12 +27,31 @@ class Files(PagedSource):
     kind: ClassVar[str] = "files"
 
     def client(self, name: str, work_dir: Path, partition: str) -> Pages:  # noqa: ARG002
-        """The files that the pattern matches; those of one partition where it names it."""
-        return self._files(name, partition)
+        """The files of one partition."""
+        source = self._source(name)
+        scheme = scheme_of(self.migration, name)
+        pattern, others = source.files, dict[str, frozenset[str]]()
+        for cut, window in zip(scheme.cuts, scheme.window(partition, name), strict=True):
+            if cut.by not in _places(pattern):
+                continue
+            if cut.listed and window.value is None:
+                others[cut.by] = frozenset(window.others)
+            elif cut.by == FILE:
+                folder = folder_of(self._url(source.files)).removeprefix(self._url("")).lstrip("/")
+                pattern = f"{literally(folder)}{literally(window.key)}"
+            else:
+                pattern = pattern.replace(f"{{{cut.by}}}", literally(window.key))
+        return self._files(source, pattern.replace(PLACE, literally(partition)), others)
 
     def client_key(self, name: str, partition: str) -> str:
-        """A pattern with a place for the partition is another one for each."""
-        return f"{name}/{partition}" if PLACE in self._source(name).files else name
+        """Each partition has its own files."""
+        return f"{name}/{partition}"
+
+    def checked_client(self, name: str, partition: str) -> Pages:
+        """One client at a time: each holds a connection, and there may be thousands of partitions."""
+        if self.client_key(name, partition) not in self._clients:
+            self.close()
+        return super().checked_client(name, partition)
 
     def fields(self, name: str) -> list[Field]:
         """The declared fields; raises `DeclarationError` if there are none."""
@@ -42,38 +65,59 @@ class Files(PagedSource):
         return fields
 
     def window(self, name: str, scheme: Scheme, partition: str) -> Window | None:
-        """All files of the pattern; a partition is what its key in the pattern makes of it."""
-        if scheme.discovers:
-            raise DeclarationError(
-                "the values of a column are discovered in a table, and nowhere else",
-                where=f"{self.migration[name].path}: partition.values",
-                next=f"List the keys: each is put where {PLACE} stands in the files' names",
-            )
-        if scheme.cuts and PLACE not in self._source(name).files:
-            raise DeclarationError(
-                "files are cut by their names, not by a column",
-                where=f"{self.migration[name].path}: source.files",
-                next=f"Put {PLACE} where the key of a partition stands in the name, or do not partition",
-            )
+        """All files of a partition's own pattern; raises `DeclarationError` if their names do not tell partitions."""
+        pattern = self._source(name).files
+        for cut in scheme.cuts:
+            if cut.by not in _places(pattern) and (PLACE not in pattern or cut.discovered):
+                raise DeclarationError(
+                    "files are cut by their names, not by a column",
+                    where=f"{self.migration[name].path}: source.files",
+                    next=f"Put {{{cut.by}}} where the name has it, cut `by: {FILE}`, or do not partition",
+                )
         scheme.window(partition, name)
         return None
 
+    def values(self, name: str, column: str, most: int) -> list[str]:
+        """What stands now in the files' names at a place of the pattern; `file` is the name."""
+        source = self._source(name)
+        if column not in _places(source.files):
+            return []
+        with closing(self._files(source, source.files)) as files:
+            return files.values(column)[:most]
+
     def fingerprints(self, name: str) -> dict[str, tuple[int | None, str]]:
         """Of each partition the names, sizes and versions of its files; rows are counted by reading only."""
-        found = {}
-        for partition in scheme_of(self.migration, name).keys:
-            files = self._files(name, partition).files()
-            found[partition] = (None, fingerprint([[f.name, f.size, f.version] for f in files]))
-        return found
+        source, scheme = self._source(name), scheme_of(self.migration, name)
+        found: dict[str, list[list[Any]]] = {key: [] for key in scheme.keys}
+        with closing(self._files(source, source.files)) as files:
+            for file in files.files():
+                # Whatever is not known by a key of its own belongs to the first.
+                parts = [
+                    next((w.key for w in cut.windows if w.key == file.places[cut.by]), cut.windows[0].key)
+                    for cut in scheme.cuts
+                    if cut.by in file.places
+                ]
+                key = BESIDE.join(parts) or file.places.get("partition", WHOLE)
+                if key in found:
+                    found[key].append([file.name, file.size, file.version])
+        return {key: (None, fingerprint(files)) for key, files in found.items()}
 
     def _source(self, name: str) -> FromFiles:
         source = self.declared(name)
         assert isinstance(source, FromFiles)
         return source
 
-    def _files(self, name: str, partition: str) -> FileSource:
-        source = self._source(name)
+    def _url(self, pattern: str) -> str:
+        return f"{checked(FileStore, self.parts, self.variable).url.rstrip('/')}/{pattern}"
+
+    def _files(
+        self, source: FromFiles, pattern: str, others: dict[str, frozenset[str]] | None = None
+    ) -> FileSource:
         store = checked(FileStore, self.parts, self.variable)
         given: dict[str, Any] = {key: getattr(source, key) for key in FileKind.model_fields}
-        given["url"] = f"{store.url.rstrip('/')}/{source.files.replace(PLACE, partition)}"
-        return FileSource(FileDeclaration(**given, options=store.options, secrets=store.secrets))
+        given |= {"url": self._url(pattern), "options": store.options, "secrets": store.secrets}
+        return FileSource(FileDeclaration(**given), others=others)
+
+
+def _places(pattern: str) -> list[str]:
+    return [FILE, *re.findall(r"\{(\w+)\}", pattern)]
