@@ -32,6 +32,7 @@ class Faults:
     lose_requests: float = 0  # share of writes that are dropped before they take effect
     throttle_next: int = 0  # that many calls answer 429
     error_next: int = 0  # that many calls answer 500
+    any_address: bool = False  # whether an address may be without an @
     latency: float = 0  # seconds that each write takes
     per_second: float = (
         0  # writes a second that are allowed; more are counted in `over` and answered with 429
@@ -81,7 +82,7 @@ class Crm:
     def wrong(self, resource: str, body: dict[str, Any], own: str | None) -> str:
         """What is wrong with a body; '' if nothing is."""
         email = body.get("email")
-        if email is not None and "@" not in email:
+        if email is not None and "@" not in email and not self.faults.any_address:
             return f"email: {email!r} is no address"
         others = (row for key, row in self.rows.get(resource, {}).items() if key != own)
         if email is not None and any(row.get("email") == email for row in others):
@@ -126,7 +127,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         crm = self.crm
-        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        size = int(self.headers.get("content-length", 0))
+        raw = self.rfile.read(size)
+        if len(raw) < size:  # whoever sent it died in the middle
+            return self._drop()
         body = json.loads(raw or b"{}")
         parts = urlsplit(self.path)
         if parts.path == "/_control":
@@ -225,9 +229,10 @@ class Server(ThreadingHTTPServer):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An emulated CRM.")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8921)
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args()
-    server = Server(("127.0.0.1", given.port), type("CrmHandler", (Handler,), {"crm": Crm(given.seed)}))
+    server = Server((given.host, given.port), type("CrmHandler", (Handler,), {"crm": Crm(given.seed)}))
     print(f"listening on http://{server.server_address[0]}:{server.server_address[1]}", flush=True)
     server.serve_forever()

@@ -2,12 +2,14 @@
 
     python tests/emulators/shopify.py --port 8901 --orders 3000
 
-GraphQL (graphql-core executes it against a schema), bulk operations, REST with `Link` pages; cost and leaky
-buckets; the caps; scopes and versions. `POST /_control` changes how it behaves (see `Faults`), `GET
+GraphQL (graphql-core executes it against a schema), bulk operations (queries, and mutations whose lines take effect
+one after the other while the operation runs), REST with `Link` pages; cost and leaky buckets; the caps; scopes and
+versions. Metafields of the type `id` are unique, an order's lines stay as they were created, and a customer with orders
+is not deleted. `POST /_control` changes how it behaves (see `Faults`), `GET
 /_control` tells what was asked of it.
 """
 # The schema's lines are long, and its methods and arguments are named as Shopify names them.
-# ruff: noqa: A002, D102, E501, N802, N803
+# ruff: noqa: A002, ARG002, D102, E501, N802, N803
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ import threading
 import time
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from email.parser import BytesParser
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -69,7 +72,7 @@ type LineItem implements Node { id: ID! title: String! sku: String quantity: Int
   variant: ProductVariant originalUnitPriceSet: MoneyBag! }
 type Order implements Node { id: ID! legacyResourceId: UnsignedInt64! name: String! email: String customer:
 Customer
-  currencyCode: String! totalPriceSet: MoneyBag! displayFinancialStatus: String displayFulfillmentStatus:
+  note: String currencyCode: String! totalPriceSet: MoneyBag! displayFinancialStatus: String displayFulfillmentStatus:
       String!
   cancelledAt: DateTime processedAt: DateTime! createdAt: DateTime! updatedAt: DateTime! tags: [String!]!
   lineItems(first: Int, after: String): LineItemConnection! metafields(first: Int, after: String):
@@ -87,7 +90,24 @@ type BulkOperation implements Node { id: ID! status: String! errorCode: String o
   createdAt: DateTime! completedAt: DateTime }
 type UserError { field: [String!] message: String! }
 type BulkPayload { bulkOperation: BulkOperation userErrors: [UserError!]! }
-type Mutation { bulkOperationRunQuery(query: String!, groupObjects: Boolean! = false): BulkPayload
+type BulkMutationUserError { field: [String!] message: String! code: String }
+type BulkMutationPayload { bulkOperation: BulkOperation userErrors: [BulkMutationUserError!]! }
+enum BulkOperationType { QUERY MUTATION }
+enum BulkOperationsSortKeys { CREATED_AT COMPLETED_AT }
+type BulkOperationConnection { nodes: [BulkOperation!]! }
+enum StagedUploadTargetGenerateUploadResource { BULK_MUTATION_VARIABLES FILE IMAGE }
+enum StagedUploadHttpMethodType { POST PUT }
+input StagedUploadInput { resource: StagedUploadTargetGenerateUploadResource! filename: String! mimeType: String!
+  httpMethod: StagedUploadHttpMethodType }
+type StagedUploadParameter { name: String! value: String! }
+type StagedMediaUploadTarget { url: URL resourceUrl: URL parameters: [StagedUploadParameter!]! }
+type StagedUploadsCreatePayload { stagedTargets: [StagedMediaUploadTarget!] userErrors: [UserError!]! }
+type Mutation {
+  stagedUploadsCreate(input: [StagedUploadInput!]!): StagedUploadsCreatePayload
+  bulkOperationRunMutation(mutation: String!, stagedUploadPath: String!, clientIdentifier: String): BulkMutationPayload
+  orderCreate(order: OrderCreateOrderInput!, options: OrderCreateOptionsInput): OrderCreatePayload
+  orderUpdate(input: OrderInput!): OrderUpdatePayload
+  orderDelete(orderId: ID!): OrderDeletePayload bulkOperationRunQuery(query: String!, groupObjects: Boolean! = false): BulkPayload
   bulkOperationCancel(id: ID!): BulkPayload
   customerSet(identifier: CustomerSetIdentifiers, input: CustomerSetInput!): CustomerSetPayload
   customerDelete(input: CustomerDeleteInput!): CustomerDeletePayload
@@ -97,13 +117,33 @@ input UniqueMetafieldValueInput { namespace: String key: String! value: String! 
 input CustomerSetIdentifiers { customId: UniqueMetafieldValueInput email: String id: ID phone: String }
 input ProductSetIdentifiers { customId: UniqueMetafieldValueInput handle: String id: ID }
 input CustomerSetInput { firstName: String lastName: String email: String phone: String note: String tags: [String!] }
-input ProductSetInput { title: String handle: String vendor: String productType: String status: String tags: [String!] }
+input ProductSetInput { title: String handle: String vendor: String productType: String status: String tags: [String!]
+  productOptions: [OptionSetInput!] variants: [ProductVariantSetInput!] }
+input OptionSetInput { name: String values: [OptionValueSetInput!] }
+input OptionValueSetInput { name: String }
+input VariantOptionValueInput { optionName: String name: String }
+input ProductVariantSetInput { optionValues: [VariantOptionValueInput!]! sku: String price: Decimal }
+input OrderIdentifierInput { customId: UniqueMetafieldValueInput id: ID }
+input MetafieldInput { namespace: String key: String type: String value: String }
+input MoneyInput { amount: Decimal! currencyCode: String! }
+input MoneyBagInput { shopMoney: MoneyInput! }
+input OrderCreateAssociateCustomerAttributesInput { id: ID email: String }
+input OrderCreateCustomerInput { toAssociate: OrderCreateAssociateCustomerAttributesInput }
+input OrderCreateLineItemInput { variantId: ID productId: ID title: String sku: String quantity: Int! priceSet: MoneyBagInput }
+input OrderCreateOrderInput { customer: OrderCreateCustomerInput email: String name: String note: String tags: [String!]
+  currency: String processedAt: DateTime financialStatus: String lineItems: [OrderCreateLineItemInput!]
+  metafields: [MetafieldInput!] }
+input OrderCreateOptionsInput { inventoryBehaviour: String sendReceipt: Boolean }
+input OrderInput { id: ID! email: String note: String phone: String poNumber: String tags: [String!] }
 input CustomerDeleteInput { id: ID! }
 input ProductDeleteInput { id: ID! }
 type CustomerSetPayload { customer: Customer userErrors: [UserError!]! }
 type ProductSetPayload { product: Product userErrors: [UserError!]! }
 type CustomerDeletePayload { deletedCustomerId: ID userErrors: [UserError!]! }
 type ProductDeletePayload { deletedProductId: ID userErrors: [UserError!]! }
+type OrderCreatePayload { order: Order userErrors: [UserError!]! }
+type OrderUpdatePayload { order: Order userErrors: [UserError!]! }
+type OrderDeletePayload { deletedId: ID userErrors: [UserError!]! }
 """
 for _kind in (*_CONNECTIONS, "LineItem", "Metafield"):
     SDL += (
@@ -111,7 +151,10 @@ for _kind in (*_CONNECTIONS, "LineItem", "Metafield"):
         f"type {_kind}Connection {{ edges: [{_kind}Edge!]! nodes: [{_kind}!]! pageInfo: PageInfo! }}\n"
     )
 SDL += "type Query { shop: Shop! node(id: ID!): Node currentAppInstallation: AppInstallation!\n"
-SDL += "publicApiVersions: [ApiVersion!]! currentBulkOperation: BulkOperation\n"
+SDL += "publicApiVersions: [ApiVersion!]!\n"
+SDL += "currentBulkOperation(type: BulkOperationType = QUERY): BulkOperation\n"
+SDL += "bulkOperations(first: Int, query: String, sortKey: BulkOperationsSortKeys = CREATED_AT, reverse: Boolean = false):"
+SDL += " BulkOperationConnection!\norderByIdentifier(identifier: OrderIdentifierInput!): Order\n"
 for _kind, _root in _ROOTS.items():
     SDL += f"{_root}(first: Int, after: String, query: String, sortKey: {_kind}SortKeys = ID, reverse: Boolean = false): {_kind}Connection!\n"
     SDL += f"{_root}Count(query: String, limit: Int = 10000): Count\n"
@@ -196,6 +239,7 @@ class Shop:
         self.last_connection: dict[str, Any] | None = None
         self.bulk_bytes = 0
         self.deleted: list[str] = []
+        self.uploads: dict[str, bytes | None] = {}
         self.mutations = 0
         self.data = _make_shop(args)
 
@@ -206,6 +250,7 @@ class Shop:
             "overdrawn": self.points.overdrawn, "rest_spent": self.calls.spent, "rest_overdrawn": self.calls.overdrawn,
             "operations": len(self.operations), "bulk_bytes": self.bulk_bytes,
             "rows": {k: len(v) for k, v in self.data.items()}, "pages": self.pages,
+            "bulk_lines": sum(len(o["answers"]) for o in self.operations.values() if "answers" in o),
         }  # fmt: skip
 
     def now(self) -> float:
@@ -437,15 +482,73 @@ class Resolver:
         operation = self._shop.operations.get(id)
         if operation:
             return {"__typename": "BulkOperation", **_look(self._shop, operation, self._host)}
-        for root, kind in (("customers", "Customer"), ("products", "Product")):
+        for root, kind in (("customers", "Customer"), ("products", "Product"), ("orders", "Order")):
             row = next((r for r in self._shop.data[root] if r["id"] == id), None)
             if row:
-                return {"__typename": kind, **row}
+                return {"__typename": kind, **_shown(row)}
         return None
 
-    def currentBulkOperation(self, _info: Any) -> dict[str, Any] | None:
-        last = list(self._shop.operations.values())[-1:]
+    def orderByIdentifier(self, _info: Any, identifier: dict[str, Any]) -> dict[str, Any] | None:
+        own = tuple((identifier.get("customId") or {}).values())
+        row = next((r for r in self._shop.data["orders"] if own and r.get("customId") == own), None)
+        return _shown(row) if row else None
+
+    def currentBulkOperation(self, _info: Any, type: str = "QUERY") -> dict[str, Any] | None:
+        last = [o for o in self._shop.operations.values() if o.get("type", "QUERY") == type][-1:]
         return _look(self._shop, last[0], self._host) if last else None
+
+    def bulkOperations(
+        self, _info: Any, first: int | None = None, query: str = "", sortKey: str = "", reverse: bool = False
+    ) -> dict[str, Any]:
+        found = [o for o in self._shop.operations.values() if o.get("type", "QUERY").lower() in query]
+        found = found[::-1] if reverse else found
+        return {"nodes": [_look(self._shop, o, self._host) for o in found[:first]]}
+
+    def stagedUploadsCreate(self, _info: Any, input: list[dict[str, Any]]) -> dict[str, Any]:
+        targets = []
+        for one in input:
+            key = f"tmp/1/bulk/{len(self._shop.uploads):08d}/{one['filename']}"
+            self._shop.uploads[key] = None
+            parameters = [{"name": "key", "value": key}, {"name": "Content-Type", "value": one["mimeType"]},
+                          {"name": "policy", "value": "signed"}]  # fmt: skip
+            url = f"http://{self._host}/upload/"
+            targets.append({"url": url, "resourceUrl": None, "parameters": parameters})
+        return {"stagedTargets": targets, "userErrors": []}
+
+    def bulkOperationRunMutation(
+        self, _info: Any, mutation: str, stagedUploadPath: str, clientIdentifier: str | None = None
+    ) -> dict[str, Any]:
+        shop = self._shop
+
+        def no(message: str, code: str | None, *field: str) -> dict[str, Any]:
+            problem = {"field": list(field) or None, "message": message, "code": code}
+            return {"bulkOperation": None, "userErrors": [problem]}
+
+        mine = [o for o in shop.operations.values() if o.get("type") == "MUTATION"]
+        if sum(_status(shop, o) == "RUNNING" for o in mine) >= (5 if self.version >= "2026-01" else 1):
+            return no(
+                "A bulk mutation operation for this app and shop is already in progress.",
+                "OPERATION_IN_PROGRESS",
+            )
+        body = shop.uploads.get(stagedUploadPath)
+        if body is None:
+            return no("The JSONL file could not be found.", "NO_SUCH_FILE")
+        top = parse(mutation).definitions[0]
+        if top.operation.value != "mutation":  # type: ignore[union-attr]
+            return no("Invalid operation type. Only `mutation` operations are supported.", "INVALID_MUTATION")
+        roots = [one.name.value for one in top.selection_set.selections]  # type: ignore[union-attr]
+        if len(roots) != 1:
+            return no("You must specify a single top level mutation.", None, "mutation")
+        if roots[0].startswith("bulkOperation"):
+            return no("You must use an allowed mutation name.", None, "mutation")
+        if len(re.findall(r"\bnodes\b|\bedges\b", mutation)) > 1:
+            return no("Bulk mutations cannot contain more than 1 connection.", None, "mutation")
+        number = f"gid://shopify/BulkOperation/{720_000 + len(shop.operations)}"
+        shop.operations[number] = {
+            "id": number, "type": "MUTATION", "query": mutation, "begun": time.monotonic(), "answers": [],
+            "variables": [json.loads(line) for line in body.splitlines()], "status": shop.faults.bulk_status,
+        }  # fmt: skip
+        return {"bulkOperation": _look(shop, shop.operations[number], self._host), "userErrors": []}
 
     def bulkOperationRunQuery(self, _info: Any, query: str, groupObjects: bool = False) -> dict[str, Any]:
         shop = self._shop
@@ -475,9 +578,86 @@ class Resolver:
         self, _info: Any, input: dict[str, Any], identifier: Any = None, synchronous: bool = True
     ) -> dict[str, Any]:
         assert synchronous
-        return self._set("products", "Product", "handle", identifier or {}, input)
+        given = {name: value for name, value in input.items() if name not in ("variants", "productOptions")}
+        told = self._set("products", "Product", "handle", identifier or {}, given)
+        product = told["product"]
+        if product is None:
+            return told
+        asked = input.get("variants") or ([] if product["variants"] else [{"sku": None, "price": "0.00"}])
+        for at, one in enumerate(asked):
+            if at == len(product["variants"]):
+                number = 12_000_000 + len(self._shop.data["productVariants"])
+                product["variants"].append({
+                    "id": f"gid://shopify/ProductVariant/{number}", "legacyResourceId": str(number), "title": "Default",
+                    "position": at + 1, "product": product, "createdAt": product["updatedAt"],
+                })  # fmt: skip
+                self._shop.data["productVariants"].append(product["variants"][at])
+            product["variants"][at] |= {
+                "sku": one.get("sku"), "price": one.get("price") or "0.00", "updatedAt": product["updatedAt"]
+            }  # fmt: skip
+        return {**told, "product": _shown(product)}
+
+    def orderCreate(self, _info: Any, order: dict[str, Any], options: Any = None) -> dict[str, Any]:
+        shop = self._shop
+
+        def no(message: str, *field: str) -> dict[str, Any]:
+            return {"order": None, "userErrors": [{"field": ["order", *field], "message": message}]}
+
+        own = next(((m["namespace"], m["key"], m["value"]) for m in order.get("metafields") or []), None)
+        if own and any(row.get("customId") == own for row in shop.data["orders"]):
+            return no("Value must be unique", "metafields", "0", "value")
+        asked = order.get("lineItems") or []
+        if not asked:
+            return no("Line items must have at least one line item", "lineItems")
+        if "@" not in (order.get("email") or "@"):
+            return no("Email is invalid", "email")
+        who = (order.get("customer") or {}).get("toAssociate", {}).get("id")
+        customer = next((c for c in shop.data["customers"] if c["id"] == who), None)
+        if who and customer is None:
+            return no("Customer does not exist", "customer", "toAssociate", "id")
+        number = 13_000_000_000_000 + len(shop.data["orders"]) + len(shop.deleted)
+        lines, total = [], 0.0
+        for at, one in enumerate(asked):
+            variant = next((v for v in shop.data["productVariants"] if v["id"] == one.get("variantId")), None)
+            if one.get("variantId") and variant is None:
+                return no("Variant does not exist", "lineItems", str(at), "variantId")
+            price = (one.get("priceSet") or {}).get("shopMoney") or {
+                "amount": variant["price"] if variant else "0.00", "currencyCode": "EUR"}  # fmt: skip
+            total += float(price["amount"]) * one["quantity"]
+            lines.append({
+                "id": f"gid://shopify/LineItem/{number * 100 + at}", "title": one.get("title") or "Thing",
+                "sku": variant and variant["sku"], "quantity": one["quantity"], "variant": variant,
+                "product": variant and variant["product"],
+                "originalUnitPriceSet": {"shopMoney": price, "presentmentMoney": price},
+            })  # fmt: skip
+        now = datetime.fromtimestamp(shop.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        money = {"amount": f"{total:.2f}", "currencyCode": order.get("currency") or "EUR"}
+        row = {
+            "id": f"gid://shopify/Order/{number}", "legacyResourceId": str(number), "customId": own,
+            "name": order.get("name") or f"#{number}", "email": order.get("email"), "note": order.get("note"),
+            "customer": customer, "currencyCode": money["currencyCode"], "cancelledAt": None,
+            "totalPriceSet": {"shopMoney": money, "presentmentMoney": money}, "displayFinancialStatus": "PENDING",
+            "displayFulfillmentStatus": "UNFULFILLED", "processedAt": order.get("processedAt") or now,
+            "createdAt": now, "updatedAt": now, "tags": order.get("tags") or [], "lineItems": lines, "metafields": [],
+        }  # fmt: skip
+        shop.data["orders"].append(row)
+        shop.data["lines"].extend(lines)
+        return {"order": _shown(row), "userErrors": []}
+
+    def orderUpdate(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        row = next((r for r in self._shop.data["orders"] if r["id"] == input["id"]), None)
+        if row is None:
+            return {"order": None, "userErrors": [{"field": ["id"], "message": "Order does not exist"}]}
+        row |= {name: value for name, value in input.items() if name != "id"}
+        return {"order": _shown(row), "userErrors": []}
+
+    def orderDelete(self, _info: Any, orderId: str) -> dict[str, Any]:
+        return self._delete("orders", orderId)
 
     def customerDelete(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
+        if any((row["customer"] or {}).get("id") == input["id"] for row in self._shop.data["orders"]):
+            message = "Customer can\u2019t be deleted because they have associated orders"
+            return {"userErrors": [{"field": ["id"], "message": message}]}
         return self._delete("customers", input["id"])
 
     def productDelete(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
@@ -523,17 +703,47 @@ class Resolver:
     version = "2026-01"
 
 
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """An object with what is inside it as a connection."""
+    inside = {name: {"nodes": row[name], "edges": []} for name in ("lineItems", "variants") if name in row}
+    return {**row, **inside}
+
+
+def _advance(shop: Shop, operation: dict[str, Any], host: str, version: str) -> None:
+    """Let the lines of a bulk mutation take effect whose time has come; one that fails stops in the middle."""
+    share = min(1.0, (time.monotonic() - operation["begun"]) / max(1e-9, shop.faults.bulk_seconds))
+    lines = operation["variables"]
+    due = int(len(lines) * share)
+    if operation["status"] != "COMPLETED":
+        due = min(due, len(lines) // 2)
+    resolver = Resolver(shop, shop.faults.scopes, host)
+    resolver.version = version
+    for number in range(len(operation["answers"]), due):
+        result = graphql_sync(shop.schema, operation["query"], resolver, variable_values=lines[number])
+        answer: dict[str, Any] = {"data": result.data, "__lineNumber": number}
+        if result.errors:
+            answer["errors"] = [{"message": error.message} for error in result.errors]
+        operation["answers"].append(answer)
+
+
 def _status(shop: Shop, operation: dict[str, Any]) -> str:
     over = time.monotonic() - operation["begun"] >= shop.faults.bulk_seconds
+    if "variables" in operation and operation["status"] == "COMPLETED":
+        over = over and len(operation["answers"]) == len(operation["variables"])
     return operation["status"] if over else "RUNNING"
 
 
 def _look(shop: Shop, operation: dict[str, Any], host: str) -> dict[str, Any]:
+    if operation.get("type") == "MUTATION":
+        answers = list(operation["answers"])
+        random.Random(2).shuffle(answers)  # they say which line they belong to
+        body = "".join(json.dumps(answer) + "\n" for answer in answers).encode()
+        operation |= {"lines": len(answers), "roots": len(answers), "body": body}
     status, done = _status(shop, operation), _status(shop, operation) == "COMPLETED"
     signature = hashlib.sha256(operation["id"].encode()).hexdigest()[:24]
     url = f"http://{host}/bulk/{operation['id'].rsplit('/', 1)[1]}?signature={signature}"
     return {
-        "id": operation["id"], "status": status, "query": operation["query"], "type": "QUERY",
+        "id": operation["id"], "status": status, "query": operation["query"], "type": operation.get("type", "QUERY"),
         "errorCode": "INTERNAL_SERVER_ERROR" if status == "FAILED" else None,
         "objectCount": str(operation["lines"] if done else operation["lines"] // 2),
         "rootObjectCount": str(operation["roots"] if done else 0),
@@ -642,9 +852,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """GraphQL and control."""
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        size = int(self.headers.get("content-length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:  # whoever sent it died in the middle
+            self.close_connection = True
+            return None
         if self.path == "/_control":
             return self._control(json.loads(body or b"{}"))
+        if self.path == "/upload/":
+            return self._upload(body)
         found = re.fullmatch(r"/admin/api/([\w-]+)/graphql\.json", self.path)
         if not found:
             return self._send(404, {"errors": "Not Found"})
@@ -779,6 +995,9 @@ class Handler(BaseHTTPRequestHandler):
             return 200, self._throttled(cost)
         resolver = Resolver(shop, shop.faults.scopes, self.headers["Host"])
         resolver.version = self._served(version)
+        for operation in shop.operations.values():
+            if operation.get("type") == "MUTATION":
+                _advance(shop, operation, self.headers["Host"], resolver.version)
         result = graphql_sync(shop.schema, asked["query"], resolver, variable_values=variables)
         answer: dict[str, Any] = {"data": result.data}
         if result.errors:
@@ -860,6 +1079,23 @@ class Handler(BaseHTTPRequestHandler):
             names = args["fields"].split(",")
             shown = [{k: r[k] for k in names if k in r} for r in shown]
         return self._send(200, {root: shown}, headers)
+
+    def _upload(self, body: bytes) -> None:
+        """A form as the storage wants it: the parameters that it gave, then the file, and no token."""
+        shop = self.shop
+        if "X-Shopify-Access-Token" in self.headers:
+            return self._send(400, {"error": "the shop's token was sent to the storage"})
+        head = f"Content-Type: {self.headers['content-type']}\r\n\r\n".encode()
+        form = BytesParser().parsebytes(head + body)
+        parts = {part.get_param("name", header="content-disposition"): part for part in form.get_payload()}
+        names = list(parts)
+        key = parts["key"].get_payload(decode=True).decode() if "key" in parts else ""
+        with shop.lock:
+            shop.counts["upload"] = shop.counts.get("upload", 0) + 1
+            if names[-1:] != ["file"] or key not in shop.uploads or "policy" not in parts:
+                return self._send(403, {"error": "AccessDenied"})
+            shop.uploads[key] = parts["file"].get_payload(decode=True)
+        return self._send(201, {"Key": key})
 
     def _download(self, parts: Any) -> None:
         shop = self.shop

@@ -222,7 +222,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         tool = self.tool
-        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        size = int(self.headers.get("content-length", 0))
+        raw = self.rfile.read(size)
+        if len(raw) < size:  # whoever sent it died in the middle
+            self.close_connection = True
+            return None
         parts = urlsplit(self.path)
         form = "form" in self.headers.get("content-type", "") and parts.path != "/_control"
         body = dict(parse_qsl(raw.decode())) if form else json.loads(raw or b"{}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ferry.deliver import Delivered, deliver, deliver_all, read_back
 from ferry.errors import DeclarationError, PermanentError
 from ferry.pipeline import LOADED
 from ferry.plan import MigrationPlan
+from ferry.replay import replay
 from ferry.rollback import roll_back
 from ferry.settings import Settings
 from small import Small
@@ -186,17 +188,98 @@ def test_a_killed_delivery_is_finished_by_the_next(sending: Sending, tmp_path: P
     assert left == [(0,)]
 
 
-def test_what_the_api_refuses_is_kept_with_its_words_and_sent_again_when_mended(keyed: Sending) -> None:
-    """One person's address is refused: the others go on, the person's orders wait; mended, both come."""
-    keyed.small.source("update people set email = 'nowhere' where id = 13")
-    done = keyed.send()
+@pytest.mark.parametrize("sending", ["keyed", "bulk"], indirect=True)
+def test_what_the_api_refuses_is_kept_with_its_words_and_sent_again_when_mended(sending: Sending) -> None:
+    """Alone or in a request with others, one address is refused: the others go on, this person's orders do not."""
+    sending.small.source("update people set email = 'nowhere' where id = 13")
+    done = sending.send()
     assert done["people"].refused == 1
     assert "email: 'nowhere' is no address" in next(iter(done["people"].problems.values()))
-    assert done["orders"].waiting == len([n for n in range(1, 91) if 1 + n % 60 == 13])
-    keyed.small.source("update people set email = 'p13@example.org' where id = 13")
-    done = keyed.send()
-    assert (done["people"].refused, done["orders"].waiting) == (0, 0)
-    keyed.is_whole()
+    theirs = [n for n in range(1, 91) if 1 + n % 60 == 13]
+    assert (done["orders"].held, done["orders"].waiting) == (len(theirs), 0)
+    sending.small.source("update people set email = 'p13@example.org' where id = 13")
+    done = sending.send()
+    assert (done["people"].refused, done["orders"].held) == (0, 0)
+    sending.is_whole()
+    assert sending.small.rejected("people") | sending.small.rejected("orders") == {}
+
+
+def test_what_the_api_refuses_is_a_rejected_row_that_can_be_replayed(keyed: Sending) -> None:
+    """In `ferry rejects` with the API's words, counted as rejected by the ledger, sent again by `ferry replay`."""
+    keyed.small.source("update people set email = 'nowhere' where id in (13, 14)")
+    keyed.send()
+    theirs = {str(n) for n in range(1, 91) if 1 + n % 60 in (13, 14)}
+    assert keyed.small.rejected("people") == {"13": "api_refused", "14": "api_refused"}
+    assert keyed.small.rejected("orders") == dict.fromkeys(theirs, "parent_refused")
+    assert keyed.small.outcomes("people") == {"extracted": 60, "inserted": 58, "rejected": 2}
+    assert keyed.small.outcomes("orders") == {
+        "extracted": 90,
+        "inserted": 90 - len(theirs),
+        "rejected": len(theirs),
+    }
+    variable = {"FERRY_CONNECTIONS__CRM_API": keyed.settings.connections["crm_api"].get_secret_value()}
+    shown = json.loads(keyed.small.migrating.ferry("rejects", "people", "--json", **variable).stdout)["rows"]
+    assert {one["row"]["email"] for one in shown} == {"nowhere"}
+    assert all(
+        'HTTP 422: {"error": "email: \'nowhere\' is no address"}' in one["errors"][0]["message"]
+        for one in shown
+    )
+    # The target is as staged, as far as its rows are accounted for as loaded.
+    assert keyed.small.migrating.load("people").different == 0
+    # As long as nobody asks, they are not sent again; one that is asked for is, and may be refused once more.
+    before = keyed.crm.tell()["requests"]["POST /v1/people"]
+    keyed.send()
+    assert keyed.crm.tell()["requests"]["POST /v1/people"] == before
+    keyed.crm.control(any_address=True)
+    said = keyed.small.migrating.ferry("replay", "people", "--key", "13", "--json", **variable)
+    assert said.returncode == 0, said.stderr
+    (people,) = json.loads(said.stdout)
+    assert (people["tried"], people["loaded"], people["delivered"]["created"]) == (1, 1, 1)
+    assert keyed.crm.tell()["requests"]["POST /v1/people"] == before + 1
+    assert keyed.small.rejected("people") == {"14": "api_refused"}
+    assert set(keyed.small.rejected("orders")) == {str(n) for n in range(1, 91) if 1 + n % 60 == 14}
+    keyed.crm.control(any_address=False)
+    said = keyed.small.migrating.ferry("replay", "--reason", "api_refused", "--json", **variable)
+    assert keyed.small.rows("select attempts, reason from ferry.rejected_rows where entity = 'people'") == [
+        (2, "api_refused")
+    ]
+    assert keyed.small.outcomes("people")["rejected"] == 1
+    roll_back(keyed.plans, keyed.settings)
+    deliver_all(keyed.plans, keyed.settings)
+    assert keyed.there("people") + keyed.there("orders") == []
+    assert keyed.small.rejected("people") | keyed.small.rejected("orders") == {}
+
+
+def test_a_refused_change_is_rejected_and_what_is_over_there_stays(keyed: Sending) -> None:
+    """The old address stays in the CRM and the row is a reject, whose words hide what belongs to a person."""
+    contract = keyed.small.migrating.folder / "people" / "contract.py"
+    mark = "from ferry.contract import Contract, Personal\n"
+    contract.write_text(
+        contract.read_text()
+        .replace("from ferry.contract import Contract\n", mark)
+        .replace("email: str", "email: Annotated[str, Personal()]")
+    )
+    keyed.send()
+    keyed.small.source("update people set email = 'nowhere' where id = 13")
+    done = keyed.send()["people"]
+    assert (done.refused, done.unchanged, done.held) == (1, 59, 0)
+    assert "email: '***' is no address" in next(iter(done.problems.values()))
+    assert {row["email"] for row in keyed.there("people")} == {f"p{n}@example.org" for n in range(1, 61)}
+    assert keyed.small.rejected("people") == {"13": "api_refused"}
+    assert keyed.small.outcomes("people")["rejected"] == 1
+    assert keyed.small.rejected("orders") == {}
+    # Without the stage the row cannot be kept as it came; it can be asked for again all the same.
+    keyed.small.source("update people set email = 'elsewhere' where id = 14")
+    keyed.small.migrating.load_all()
+    shutil.rmtree(keyed.small.migrating.stage / "people")
+    deliver_all(keyed.plans, keyed.settings)
+    assert keyed.small.rejected("people") == {"13": "api_refused", "14": "api_refused"}
+    keyed.crm.control(any_address=True)
+    (people, _) = replay(keyed.plans, keyed.settings)
+    assert (people.tried, people.loaded) == (2, 2)
+    assert deliver(keyed.plans, "people", keyed.settings).updated == 2
+    assert keyed.small.rejected("people") == {}
+    assert "rejected" not in keyed.small.outcomes("people")
 
 
 def test_a_change_is_one_update_and_the_new_ids_are_in_the_map(keyed: Sending) -> None:
@@ -309,7 +392,7 @@ def test_in_dagster_a_delivery_is_an_asset_with_a_check(
     migration = migration_in(keyed.small.migrating.folder)
     entities = list(migration.entities.values())
     loading = [entity_assets(migration, one) for one in entities]
-    sending = [delivery(migration, one, asset_keys(one)[LOADED]) for one in entities]
+    sending = [delivery(migration, one, lambda entity: asset_keys(entity)[LOADED]) for one in entities]
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [*loading, *sending],

@@ -1,6 +1,11 @@
-"""An old shop's customers become customers of a shop on Shopify, each once; against the emulated shop."""
+"""An old shop moves into a shop on Shopify, each row once, one by one and in bulk; against the emulated shop."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,8 @@ import pytest
 
 from emulators.running import Emulator
 from ferry.declaration import read_migration
-from ferry.deliver import deliver, read_back
+from ferry.deliver import deliver, deliver_all, read_back
+from ferry.errors import TransientError
 from ferry.plan import plan_migration
 from ferry.rollback import roll_back
 from ferry.settings import Settings
@@ -104,3 +110,229 @@ def test_each_customer_is_created_once_and_what_the_shop_refuses_is_named(old: S
     shop.control(lose_mutation=5)
     assert deliver(plans, "customers", settings(old, shop)).removed == 39
     assert set(customers(shop)) == {f"c{n}@example.com" for n in range(5)}
+
+
+class Moving:
+    """A small old shop on its way: customers, products, orders and their lines, which go inside the orders."""
+
+    def __init__(self, small: Small, shop: Emulator, bulk: dict[str, Any]) -> None:
+        self.small, self.shop = small, shop
+        small.source(
+            "create table customers (id int primary key, first text, email text)",
+            "insert into customers select n, 'First ' || n, 'old' || n || '@example.org' from generate_series(1, 12) n",
+            "create table products (id int primary key, title text, sku text, price numeric(10, 2))",
+            "insert into products select n, 'Old thing ' || n, 'OLD-' || n, n * 1.25 from generate_series(1, 7) n",
+            "create table orders (id int primary key, customer int, email text, note text, placed timestamptz)",
+            "insert into orders select n, 1 + n % 12, 'old' || 1 + n % 12 || '@example.org', 'note ' || n,"
+            " '2021-03-01T00:00:00Z'::timestamptz + n * interval '1 hour' from generate_series(1, 30) n",
+            "create table order_lines (id int primary key, order_id int, line int, product int, pieces int,"
+            " price numeric(10, 2), currency text)",
+            "insert into order_lines select n * 3 + l, n, 3 - l, 1 + (n + l) % 7, l + 1, 2.50, 'EUR'"
+            " from generate_series(1, 30) n, generate_series(0, 2) l where l <= n % 3",
+        )
+        small.target(
+            "create table customers (ferry_id uuid primary key, first text, email text)",
+            "create table products (ferry_id uuid primary key, title text, sku text, price numeric(10, 2))",
+            "create table orders (ferry_id uuid primary key, customer uuid, email text, note text, placed timestamptz)",
+            "create table order_lines (ferry_id uuid primary key, order_id uuid not null, line int, product uuid,"
+            " pieces int, price numeric(10, 2), currency text)",
+        )
+        own = "customers", "id: int; first: str; email: str", {"first": "firstName", "email": "email"}
+        self._declare(*own, {"object": "customers", **bulk})
+        fields = {"title": "title", "sku": "variants.0.sku", "price": "variants.0.price"}
+        product = "products", "id: int; title: str; sku: str; price: decimal.Decimal", fields
+        self._declare(*product, {"object": "products", **bulk})
+        fields = {
+            "customer": "customer.toAssociate.id", "email": "email", "note": "note", "placed": "processedAt"
+        }  # fmt: skip
+        order = "orders", "id: int; customer: int; email: str; note: str; placed: datetime.datetime", fields
+        self._declare(*order, {"object": "orders", **bulk}, customer="customers")
+        fields = {
+            "product": "variantId", "pieces": "quantity", "price": "priceSet.shopMoney.amount",
+            "currency": "priceSet.shopMoney.currencyCode",
+        }  # fmt: skip
+        line = (
+            "order_lines",
+            "id: int; order_id: int; line: int; product: int; pieces: int; price: decimal.Decimal; currency: str",
+            fields,
+        )
+        self._declare(*line, None, order_id="orders", product="products")
+
+    def _declare(
+        self, name: str, contract: str, fields: dict[str, str], shopify: dict[str, Any] | None, **parents: str
+    ) -> None:
+        references = [{"column": column, "to": to} for column, to in parents.items()]
+        key = {"column": "ferry_id", "from": "uuid5"}
+        self.small.declare(name, contract, target_key=key, references=references)
+        file = self.small.migrating.folder / name / "defs.yaml"
+        document = json.loads(file.read_text())
+        api: dict[str, Any] = {"connection": "new_shop"}
+        if shopify:
+            api["shopify"] = {**shopify, "fields": fields}
+        else:
+            api["within"] = {"entity": "orders", "place": "lineItems", "fields": fields, "sorted_by": "line"}
+        document["attributes"]["target"]["api"] = api
+        file.write_text(json.dumps(document))
+
+    @property
+    def settings(self) -> Settings:
+        """The migration's settings with the shop's connection."""
+        return settings(self.small, self.shop)
+
+    def send(self) -> dict[str, Any]:
+        """Load the journals and deliver them."""
+        self.small.migrating.load_all()
+        plans = self.small.migrating.plans()
+        return {one.entity: one for one in deliver_all(plans, self.settings, "test")}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Deliver in a process of its own, which can be killed."""
+        had = self.settings.connections
+        variables = {
+            f"FERRY_CONNECTIONS__{name.upper()}": one.get_secret_value() for name, one in had.items()
+        }
+        return subprocess.Popen(
+            [str(Path(sys.executable).with_name("ferry")), "deliver"],
+            env={**os.environ, **self.small.migrating.environment, **variables},
+            stdout=subprocess.DEVNULL,
+        )
+
+    def ask(self, query: str) -> Any:
+        """What the shop answers to a query."""
+        told = httpx.post(
+            f"{self.shop.url}/admin/api/2026-01/graphql.json",
+            json={"query": query},
+            headers={"X-Shopify-Access-Token": TOKEN},
+        ).json()
+        assert "errors" not in told, told
+        return told["data"]
+
+    def orders(self) -> list[dict[str, Any]]:
+        """The shop's orders that have a note, with their customers' addresses and their lines' products."""
+        nodes = self.ask(
+            "{ orders(first: 100) { nodes { id note customer { email } createdAt processedAt } } }"
+        )
+        found = []
+        for one in nodes["orders"]["nodes"]:
+            if one["note"] is not None:
+                inside = "lineItems(first: 9) { nodes { sku quantity } }"
+                lines = self.ask(f'{{ node(id: "{one["id"]}") {{ ... on Order {{ {inside} }} }} }}')["node"]
+                pairs = [(line["sku"], line["quantity"]) for line in lines["lineItems"]["nodes"]]
+                found.append({**one, "lines": pairs})
+        return found
+
+    def is_whole(self) -> None:
+        """Every row of the old shop is there once, each order with its customer and its lines in their order."""
+        assert len(customers(self.shop)) == 5 + 12
+        found = {int(one["note"].split()[1]): one for one in self.orders()}
+        assert len(self.orders()) == len(found) == 30
+        for n, one in found.items():
+            assert one["customer"]["email"] == f"old{1 + n % 12}@example.org"
+            assert one["lines"] == [(f"OLD-{1 + (n + at) % 7}", at + 1) for at in (2, 1, 0) if at <= n % 3]
+        skus = [
+            one["sku"]
+            for one in self.ask("{ productVariants(first: 99) { nodes { sku } } }")["productVariants"][
+                "nodes"
+            ]
+        ]
+        assert sorted(s for s in skus if s.startswith("OLD-")) == [f"OLD-{n}" for n in range(1, 8)]
+        lines = dict(self.small.rows("select old_id, remote_id from ferry.api_map_order_lines"))
+        assert len(set(lines.values())) == 60
+        assert self.small.rows("select count(*) from ferry.deliveries where state <> 'sent'") == [(0,)]
+
+    def wait_for(self, told: str, count: int) -> None:
+        """Wait until the shop has done something so many times."""
+        until = time.monotonic() + 120
+        while self.shop.tell()[told] < count:
+            assert time.monotonic() < until, self.shop.tell()
+
+
+@pytest.fixture
+def moving(new_database: Callable[..., str], tmp_path: Path, shop: Emulator) -> Moving:
+    """The old shop, sent row by row."""
+    return Moving(Small(new_database, tmp_path), shop, {})
+
+
+@pytest.fixture
+def in_bulk(new_database: Callable[..., str], tmp_path: Path, shop: Emulator) -> Moving:
+    """The old shop, sent by bulk mutations of twenty rows."""
+    return Moving(Small(new_database, tmp_path), shop, {"bulk": {"size": 20, "poll_seconds": 0.05}})
+
+
+def test_orders_come_with_their_customers_and_products_each_once(moving: Moving) -> None:
+    """Answers are lost on the way; what Shopify will not change is rejected; a rollback takes orders back first."""
+    moving.shop.control(lose_mutation=5, throttle_next=2)
+    done = moving.send()
+    assert [(name, one.created) for name, one in done.items()] == [
+        ("customers", 12), ("products", 7), ("orders", 30), ("order_lines", 0)
+    ]  # fmt: skip
+    assert done["order_lines"].unchanged == 60
+    moving.is_whole()
+    assert read_back(moving.small.migrating.plans(), "orders", moving.settings) == (30, [])
+    # The note can be changed, the lines cannot; an order that is refused takes its lines along.
+    moving.small.source(
+        "update orders set note = 'note 4 and more' where id = 4",
+        "update order_lines set pieces = 9 where id = 15",
+        "insert into orders values (31, 2, 'nowhere', 'note 31', now())",
+        "insert into order_lines values (99, 31, 1, 3, 1, 1.00, 'EUR')",
+    )
+    done = moving.send()
+    assert (done["orders"].created, done["orders"].updated, done["orders"].refused) == (0, 1, 2)
+    assert "Shopify does not change the lineItems of an order" in "".join(done["orders"].problems.values())
+    assert moving.small.rejected("orders") == {"5": "api_refused", "31": "api_refused"}
+    assert moving.small.rejected("order_lines") == {"99": "parent_refused"}
+    (said,) = moving.small.rows(
+        "select errors->0->>'message' from ferry.rejected_rows where entity = 'order_lines'"
+    )
+    assert said == ("orders 31 is not over there: order.email: Email is invalid",)
+    notes = {one["note"]: one["lines"] for one in moving.orders()}
+    assert len(notes) == 30
+    assert "note 4 and more" in notes
+    roll_back(moving.small.migrating.plans(), moving.settings)
+    removed = {
+        one.entity: one.removed for one in deliver_all(moving.small.migrating.plans(), moving.settings)
+    }
+    assert removed["customers"] == 12
+    assert moving.orders() == []
+    assert len(customers(moving.shop)) == 5
+
+
+def test_a_bulk_delivery_that_is_killed_goes_on_with_its_operation(in_bulk: Moving) -> None:
+    """SIGKILL while operations run, an operation that fails in the middle, answers that are lost: each row once."""
+    in_bulk.small.migrating.load_all()
+    in_bulk.shop.control(bulk_seconds=1.5)
+    for lines in (3, 22, 45):
+        process = in_bulk.start()
+        in_bulk.wait_for("bulk_lines", lines)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    operations = in_bulk.shop.tell()["operations"]
+    in_bulk.shop.control(bulk_seconds=0.2, lose_mutation=2)
+    done = {one.entity: one for one in deliver_all(in_bulk.small.migrating.plans(), in_bulk.settings)}
+    assert done["orders"].refused == 0
+    in_bulk.is_whole()
+    # 12 customers, 7 products, 20 and 10 orders: four operations, whatever was killed.
+    assert operations <= in_bulk.shop.tell()["operations"] == 4
+
+
+def test_a_bulk_operation_that_breaks_off_is_finished_by_the_next(in_bulk: Moving) -> None:
+    """Half of the lines took effect when it failed: they are found by our own ids, and the rest is sent."""
+    in_bulk.small.migrating.load_all()
+    plans = in_bulk.small.migrating.plans()
+    for name in ("customers", "products"):
+        deliver(plans, name, in_bulk.settings)
+    in_bulk.shop.control(bulk_status="FAILED")
+    with pytest.raises(TransientError, match="ended as FAILED"):
+        deliver(plans, "orders", in_bulk.settings)
+    assert len(in_bulk.orders()) == 10
+    in_bulk.shop.control(bulk_status="COMPLETED", drop_bulk_line=3)
+    with pytest.raises(TransientError, match="says nothing of 1 of 10 rows"):
+        deliver(plans, "orders", in_bulk.settings)
+    in_bulk.shop.control(drop_bulk_line=0)
+    deliver_all(plans, in_bulk.settings)
+    in_bulk.is_whole()
+    in_bulk.small.source("update customers set first = 'Another' where id < 9")
+    in_bulk.small.migrating.load("customers")
+    changed = deliver(plans, "customers", in_bulk.settings)
+    assert (changed.created, changed.updated, changed.unchanged) == (0, 8, 4)
+    assert customers(in_bulk.shop)["old8@example.org"]["firstName"] == "Another"

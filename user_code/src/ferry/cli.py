@@ -18,7 +18,7 @@ from rich.text import Text
 from ferry import ledger
 from ferry.catalogue import connect
 from ferry.cli_connectors import connectors
-from ferry.cli_deliver import deliver
+from ferry.cli_deliver import deliver, show
 from ferry.cli_partitions import partitions
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
@@ -276,7 +276,8 @@ def replay(
     defs: Defs = None,
     as_json: Json = False,
 ) -> None:
-    """Judge and load the rejected rows again, then settle their children."""
+    """Judge and load the rejected rows again, then settle their children and deliver what has an API behind it."""
+    from ferry.deliver import deliver_all
     from ferry.replay import replay as replay_all
     from ferry.settle import settle as settle_all
 
@@ -285,14 +286,18 @@ def replay(
     chosen = known_names(plans, entities)
     results = replay_all(plans, settings, chosen, reason=reason, key=tuple(key) if key else None)
     settle_all(plans, settings)
+    delivered = {one.entity: one for one in deliver_all(plans, settings, "cli")}
     if as_json:
-        return print_json([dataclasses.asdict(result) for result in results])
+        sent = {name: {"delivered": dataclasses.asdict(one)} for name, one in delivered.items()}
+        return print_json([{**dataclasses.asdict(one), **sent.get(one.entity, {})} for one in results])
     for result in results:
         console.print(
             f"{result.entity}: {result.tried:,} tried, {result.loaded:,} loaded, {result.waiting:,} waiting,"
             f" {result.rejected:,} rejected again",
             highlight=False,
         )
+    if delivered:
+        show(list(delivered.values()))
     return None
 
 

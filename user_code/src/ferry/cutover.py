@@ -16,6 +16,7 @@ import psycopg
 
 from ferry import ledger
 from ferry.catalogue import connect
+from ferry.deliver import deliver_all
 from ferry.errors import PermanentError
 from ferry.extract import open_source
 from ferry.load import Loader, told
@@ -115,6 +116,11 @@ def cut_over(
     waits = [f"{one.entity} {one.waiting:,}" for one in settled if one.waiting]
     if waits:
         raise PermanentError("rows still wait for their parents", why=", ".join(waits), next="ferry status")
+    late = [f"{one.entity} {one.waiting:,}" for one in deliver_all(plans, settings, run_id) if one.waiting]
+    if late:
+        raise PermanentError(
+            "rows still wait for parents at the API", why=", ".join(late), next="ferry deliver"
+        )
     done.compared = _reconciled(plans, settings)
     tell(f"reconciled: {done.compared:,} rows compared, none differs")
     if moved := _moved(frozen, _fingerprints(plans, settings)):

@@ -1,135 +1,109 @@
 """Deliver: rows of a journal table to the API behind it, each created once, whatever dies in between.
 
 An entity whose target declares `api` is loaded into a table of the platform's database like any other, with map,
-ledger, rejects and rollback; that table is its journal. This stage sends what stands there on. Before a request leaves,
-the row in `ferry.deliveries` says so, with the request's key and body; after the answer it holds the new id. What is
-found in between belongs to a process that died, and is asked for again under the same key, or looked up.
+ledger, rejects and rollback; that table is its journal. This stage sends what stands there on (`ferry.sending`), takes
+back what is gone from it, and counts what the API refuses among the rejected rows (`ferry.refused`).
 """
 
-import itertools
-import json
-import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any, LiteralString, Protocol
+from typing import Any
 
 import psycopg
-from psycopg import sql
-from psycopg.types.json import Json, set_json_loads
 
-from ferry import id_map
 from ferry.catalogue import connect
-from ferry.declaration import fingerprint
-from ferry.edges import NULL_THEN_UPDATE, EdgePlan
-from ferry.errors import DeclarationError, TransientError
+from ferry.errors import DeclarationError
 from ferry.load import told
+from ferry.outgoing import parts_of
 from ferry.plan import EntityPlan, MigrationPlan
+from ferry.refused import account
+from ferry.sending import Api, Delivered, Delivery, gone, prepare
 from ferry.settings import Settings
-from ferry.targets.rest import Item, RestTargetApi, Result
+from ferry.sign_off import refuse_change
+from ferry.targets.api_declaration import ApiTarget
+from ferry.targets.rest import RestTargetApi
 
-TABLES: LiteralString = """
-create table if not exists ferry.deliveries (
-  entity text not null, key uuid not null, state text not null check (state in ('sending', 'sent', 'refused')),
-  request uuid not null, remote_id text, body json not null, body_hash text not null, problem text not null default '',
-  attempts int not null default 1, run_id text not null default '', at timestamptz not null default now(),
-  primary key (entity, key)
-)
-"""
-PAGE, GROUP = 500, 50
+__all__ = ["Delivered", "api_of", "deliver", "deliver_all", "delivery_order", "needs", "read_back"]
 
 
-class Api(Protocol):
-    """What a delivery asks of an API; one module in `targets/` for each kind."""
-
-    @property
-    def batch(self) -> int:
-        """How many rows one request takes."""
-        ...
-
-    def create(self, items: list[Item]) -> list[Result]:
-        """Create the rows of one request; those that an earlier try created are found."""
-        ...
-
-    def update(self, item: Item) -> Result:
-        """Bring a row over there up to date."""
-        ...
-
-    def delete(self, remote_id: str) -> None:
-        """Take a row back; one that is gone is gone."""
-        ...
-
-    def read(self, remote_id: str) -> dict[str, Any] | None:
-        """A row as it is over there, None if it is not."""
-        ...
-
-    def body(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The body of a row."""
-        ...
-
-    def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:
-        """The body with the row's key in it, if the API finds rows by that."""
-        ...
-
-
-@dataclass
-class Delivered:
-    """What became of the rows of one entity's journal; `waiting` have a parent that is not over there yet."""
-
-    entity: str
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    refused: int = 0
-    waiting: int = 0
-    problems: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Row:
-    key: str
-    body: dict[str, Any]
-    remote_id: str | None
-    body_hash: str | None
-    state: str | None
-    waits: bool
-
-
-def deliver(
-    plans: MigrationPlan, name: str, settings: Settings, run_id: str = "", *, again: bool = False
-) -> Delivered:
+def deliver(plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> Delivered:
     """Send what is new or changed in an entity's journal, and take back what is gone from it.
+
+    A row that the API has refused is passed over until its body changes or `replay` takes it from the rejected rows.
 
     Args:
         plans: the whole plan.
         name: an entity whose target has an `api`.
         settings: connections, and where rate limits are shared.
         run_id: recorded with each row.
-        again: also send rows as they are that the API has refused before.
 
     Raises:
         TransientError: API or journal cannot be reached, or somebody else delivers; what was sent is journalled.
-        PermanentError: the API refuses all rows: credentials, permission, address.
+        PermanentError: the API refuses all rows (credentials, permission, address), or the entity was signed off.
     """
     plan = plans[name]
     target = plan.declaration.target
-    api = _checked(plans, plan, settings)
+    api = api_of(plans, plan, settings)
     try:
         with connect(settings.url(target.connection), target.connection, autocommit=True) as connection:
-            return _Delivery(connection, plans, plan, api, run_id, again).run(settings.lock_timeout_seconds)
+            prepare(connection, plan)
+            if not settings.change_after_cutover:
+                refuse_change(connection, name)
+            # What refers to rows that go has to go first.
+            for below in _below(plans, name):
+                child = plans[below]
+                if gone(connection, child):
+                    delivery = Delivery(connection, plans, child, api_of(plans, child, settings), run_id)
+                    delivery.begin(settings.lock_timeout_seconds)
+            result = Delivery(connection, plans, plan, api, run_id).run(settings.lock_timeout_seconds)
+            account(connection, plans, name, settings, run_id)
+            return result
     except psycopg.Error as error:
         raise told(error, f"{name}, delivery") from None
 
 
 def deliver_all(
-    plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = (), *, again: bool = False
-) -> list[Delivered]:  # fmt: skip
-    """Deliver every entity that has an API behind it, parents first."""
-    chosen = [
-        name for name in plans.order if plans[name].declaration.target.api and (not only or name in only)
+    plans: MigrationPlan, settings: Settings, run_id: str = "", only: tuple[str, ...] = ()
+) -> list[Delivered]:
+    """Deliver every entity that has an API behind it, or those of `only`, parents first."""
+    return [
+        deliver(plans, name, settings, run_id) for name in delivery_order(plans) if not only or name in only
     ]
-    return [deliver(plans, name, settings, run_id, again=again) for name in chosen]
+
+
+def delivery_order(plans: MigrationPlan) -> list[str]:
+    """Entities with an API: each after those that its rows, and the rows that go inside them, refer to."""
+    order: list[str] = []
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in seen or plans[name].declaration.target.api is None:
+            return
+        seen.add(name)
+        for needed in needs(plans, name):
+            visit(needed)
+        order.append(name)
+
+    for name in plans.order:
+        visit(name)
+    return order
+
+
+def needs(plans: MigrationPlan, name: str) -> list[str]:
+    """The entities whose rows have to be over there before those of this one."""
+    own = [edge.parent for edge in plans[name].edges]
+    inside = [edge.parent for part in parts_of(plans, name) for edge in part.edges]
+    return [one for one in dict.fromkeys([*own, *inside]) if one != name]
+
+
+def _below(plans: MigrationPlan, name: str) -> list[str]:
+    """What refers to an entity, directly or not, the farthest first."""
+    found = {name}
+    order = delivery_order(plans)
+    for one in order:
+        if found & {edge.parent for edge in plans[one].edges}:
+            found.add(one)
+    return [one for one in reversed(order) if one in found and one != name]
 
 
 def read_back(
@@ -144,13 +118,15 @@ def read_back(
         most: so many rows, in the order of their keys; all if None.
 
     Returns:
-        Rows that were compared, and a sentence for each that differs.
+        Rows that were compared, and a sentence for each that differs. Rows inside others are not read by themselves.
     """
     plan, target = plans[name], plans[name].declaration.target
-    api = _checked(plans, plan, settings)
+    api = api_of(plans, plan, settings)
     differences, compared = [], 0
+    if api is None:
+        return 0, []
     with connect(settings.url(target.connection), target.connection, autocommit=True) as connection:
-        connection.execute(TABLES)
+        prepare(connection, plan)
         rows = connection.execute(
             "select key::text, remote_id, body from ferry.deliveries where entity = %s and state = 'sent'"
             " order by key limit %s",
@@ -162,242 +138,12 @@ def read_back(
         if there is None:
             differences.append(f"{name} {key}: {remote_id} is not there any more")
         else:
-            differences += [f"{name} {key} ({remote_id}): {one}" for one in _different(body, there)]
+            differences += [f"{name} {key} ({remote_id}): {one}" for one in _different(api.seen(body), there)]
     return compared, differences
 
 
-class _Delivery:
-    """One delivery of one entity, over one connection to the journal."""
-
-    def __init__(
-        self,
-        connection: psycopg.Connection,
-        plans: MigrationPlan,
-        plan: EntityPlan,
-        api: Api,
-        run_id: str,
-        again: bool,
-    ) -> None:
-        self.connection, self.plans, self.plan, self.api = connection, plans, plan, api
-        self.run_id, self.again, self.result = run_id, again, Delivered(plan.name)
-        self._created: set[str] = set()
-        self._updated: set[str] = set()
-        set_json_loads(lambda text: json.loads(text, parse_float=Decimal), connection)
-
-    def run(self, seconds: float) -> Delivered:
-        """The doubtful rows first, then what has to go, then what is new, then references that had to wait."""
-        self._prepare(seconds)
-        self._finish_doubtful()
-        self._take_back()
-        later = any(_may_come_later(self.plan, edge) for edge in self.plan.edges)
-        for _ in range(2 if later else 1):
-            self._send()
-        self._count()
-        return self.result
-
-    def _prepare(self, seconds: float) -> None:
-        self.connection.execute(TABLES)
-        self.connection.execute(sql.SQL("set lock_timeout = {}").format(sql.Literal(int(seconds * 1000))))
-        try:
-            self.connection.execute(
-                "select pg_advisory_lock(hashtextextended(%s, 3))", (f"ferry {self.plan.name}",)
-            )
-        except psycopg.errors.LockNotAvailable:
-            raise TransientError(
-                "somebody else is delivering it",
-                where=self.plan.name,
-                next="Wait for the other run, or stop it",
-            ) from None
-        table = id_map.map_table(self.plan)
-        self.connection.execute(
-            sql.SQL(
-                "create or replace view {} as select {}, d.remote_id from {} m join ferry.deliveries d"
-                " on d.entity = {} and d.key = m.{} where d.remote_id is not null"
-            ).format(
-                sql.Identifier("ferry", f"api_map_{self.plan.name}"),
-                sql.SQL(", ").join(sql.SQL("m.{}").format(sql.Identifier(name)) for name in table.old),
-                table.identifier,
-                sql.Literal(self.plan.name),
-                sql.Identifier(table.new[0]),
-            )
-        )
-
-    def _finish_doubtful(self) -> None:
-        """Rows that were on their way when a process died: the same request again, under the same key."""
-        rows = self.connection.execute(
-            "select request, key::text, body, remote_id from ferry.deliveries"
-            " where entity = %s and state = 'sending' order by request, key",
-            (self.plan.name,),
-        ).fetchall()
-        for request, group in itertools.groupby(rows, key=lambda row: row[0]):
-            items = [Item(key, request, body, remote_id, doubtful=True) for _, key, body, remote_id in group]
-            self._call(items)
-
-    def _take_back(self) -> None:
-        """Rows that are over there and no longer in the journal: a rollback, or a source that lost them."""
-        key = sql.Identifier(self.plan.target_key[0])
-        gone = self.connection.execute(
-            sql.SQL(
-                "select d.key::text, d.remote_id from ferry.deliveries d where d.entity = %s"
-                " and not exists (select from {} t where t.{} = d.key) order by 1"
-            ).format(self.plan.target.identifier, key),
-            (self.plan.name,),
-        ).fetchall()
-        for row_key, remote_id in gone:
-            if remote_id is not None:
-                self.api.delete(remote_id)
-                self.result.removed += 1
-            self.connection.execute(
-                "delete from ferry.deliveries where entity = %s and key = %s", (self.plan.name, row_key)
-            )
-
-    def _send(self) -> None:
-        self.result.waiting = 0
-        group: list[tuple[_Row, str]] = []
-        for row in self._journal():
-            hash_ = fingerprint(row.body)
-            if row.waits:
-                self.result.waiting += 1
-            elif row.body_hash != hash_ or (row.state == "refused" and self.again):
-                group.append((row, hash_))
-            if len(group) >= max(GROUP, self.api.batch):
-                self._send_group(group)
-                group = []
-        self._send_group(group)
-
-    def _count(self) -> None:
-        self.result.problems = dict(
-            self.connection.execute(
-                "select key::text, problem from ferry.deliveries where entity = %s and state = 'refused'",
-                (self.plan.name,),
-            ).fetchall()
-        )
-        self.result.refused = len(self.result.problems)
-        sent = self.connection.execute(
-            "select count(*) from ferry.deliveries where entity = %s and state = 'sent'", (self.plan.name,)
-        ).fetchone()
-        assert sent is not None
-        self.result.created, self.result.updated = len(self._created), len(self._updated - self._created)
-        self.result.unchanged = sent[0] - self.result.created - self.result.updated
-
-    def _send_group(self, group: list[tuple[_Row, str]]) -> None:
-        """Journal the requests of some rows, send them, journal the answers."""
-        new = [pair for pair in group if pair[0].remote_id is None]
-        old = [pair for pair in group if pair[0].remote_id is not None]
-        size = self.api.batch
-        requests = [new[at : at + size] for at in range(0, len(new), size)] + [[pair] for pair in old]
-        items: list[list[Item]] = []
-        with self.connection.transaction(), self.connection.cursor() as cursor:
-            for pairs in requests:
-                request = uuid.uuid4()
-                items.append([Item(row.key, request, row.body, row.remote_id) for row, _ in pairs])
-                cursor.executemany(
-                    "insert into ferry.deliveries as d"
-                    " (entity, key, state, request, remote_id, body, body_hash, run_id)"
-                    " values (%s, %s, 'sending', %s, %s, %s, %s, %s) on conflict (entity, key) do update set"
-                    " state = 'sending', request = excluded.request, body = excluded.body, problem = '',"
-                    " body_hash = excluded.body_hash, attempts = d.attempts + 1, run_id = excluded.run_id, at = now()",
-                    [
-                        (self.plan.name, row.key, request, row.remote_id, Json(row.body), hash_, self.run_id)
-                        for row, hash_ in pairs
-                    ],
-                )
-        for one in items:
-            self._call(one)
-
-    def _call(self, items: list[Item]) -> None:
-        """One request, and its answer into the journal."""
-        fresh = [item for item in items if item.remote_id is None]
-        results = self.api.create(fresh) if fresh else [self.api.update(item) for item in items]
-        self._record(results, created=bool(fresh))
-
-    def _record(self, results: list[Result], *, created: bool) -> None:
-        with self.connection.transaction(), self.connection.cursor() as cursor:
-            cursor.executemany(
-                "update ferry.deliveries set state = %s, remote_id = coalesce(%s, remote_id), problem = %s, at = now()"
-                " where entity = %s and key = %s",
-                [
-                    (
-                        "refused" if one.problem else "sent",
-                        one.remote_id,
-                        one.problem,
-                        self.plan.name,
-                        one.key,
-                    )
-                    for one in results
-                ],
-            )
-        done = self._created if created else self._updated
-        done |= {one.key for one in results if not one.problem}
-
-    def _journal(self) -> Iterator[_Row]:
-        """The rows that are to be over there, each with its body as it can be sent now."""
-        statement, last = self._statement(), uuid.UUID(int=0)
-        while True:
-            rows = self.connection.execute(statement, (last, PAGE)).fetchall()
-            for key, row, state, remote_id, body_hash, *parents in rows:
-                body, waits = self._body(row, parents)
-                yield _Row(str(key), self.api.named(body, str(key)), remote_id, body_hash, state, waits)
-            if len(rows) < PAGE:
-                return
-            last = rows[-1][0]
-
-    def _statement(self) -> sql.Composed:
-        joins, named = [], []
-        for position, edge in enumerate(self.plan.edges):
-            parent = sql.Identifier(f"p{position}")
-            named.append(sql.SQL(", {}.remote_id").format(parent))
-            joins.append(
-                sql.SQL(
-                    " left join ferry.deliveries {p} on {p}.entity = {name} and {p}.key = t.{column}"
-                ).format(
-                    p=parent, name=sql.Literal(edge.parent), column=sql.Identifier(edge.target_columns[0])
-                )
-            )
-        return sql.SQL(
-            "select t.{key}, to_jsonb(t) - {text}, d.state, d.remote_id, d.body_hash{parents} from {journal} t"
-            " left join ferry.deliveries d on d.entity = {name} and d.key = t.{key}{joins}"
-            " where t.{key} > %s order by t.{key} limit %s"
-        ).format(
-            key=sql.Identifier(self.plan.target_key[0]),
-            text=sql.Literal(self.plan.target_key[0]),
-            parents=sql.SQL("").join(named),
-            journal=self.plan.target.identifier,
-            name=sql.Literal(self.plan.name),
-            joins=sql.SQL("").join(joins),
-        )
-
-    def _body(self, row: dict[str, Any], parents: list[str | None]) -> tuple[dict[str, Any], bool]:
-        """The body of a row with its parents' ids, and whether it has to wait for one of them."""
-        waits = False
-        for edge, remote_id in zip(self.plan.edges, parents, strict=True):
-            column = edge.target_columns[0]
-            if row[column] is not None:
-                waits = waits or (remote_id is None and not _may_come_later(self.plan, edge))
-                row[column] = remote_id
-        columns = self.plan.target.columns
-        return self.api.body(
-            {name: _sent(value, columns[name].base_type) for name, value in row.items()}
-        ), waits
-
-
-def _may_come_later(plan: EntityPlan, edge: EdgePlan) -> bool:
-    """Whether a row may be created without this reference and get it when the parent is there."""
-    nullable = not any(plan.target.columns[name].not_null for name in edge.target_columns)
-    return nullable and (edge.parent == plan.name or edge.strategy == NULL_THEN_UPDATE)
-
-
-def _sent(value: Any, base_type: str) -> Any:
-    """A value as it goes into JSON: decimals as text, digit for digit, for a JSON number is read as a double."""
-    if base_type in ("float4", "float8") and isinstance(value, Decimal):
-        return float(value)
-    return (
-        str(value) if isinstance(value, Decimal) or (base_type == "numeric" and value is not None) else value
-    )
-
-
-def _checked(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Api:
-    """The API of an entity; refuses what cannot be delivered."""
+def api_of(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Api | None:
+    """The API of an entity, None if its rows go inside those of another; refuses what cannot be delivered."""
     target, where = plan.declaration.target, str(plan.entity.path)
     if target.api is None:
         raise DeclarationError(
@@ -410,18 +156,43 @@ def _checked(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Api:
             why="it is what a row is known by until the API has given it an id, and again after a rollback",
         )
     for edge in plan.edges:
-        if plans[edge.parent].declaration.target.api is None:
+        parent = plans[edge.parent].declaration.target
+        if parent.api is None or parent.connection != target.connection:
             raise DeclarationError(
-                f"{edge.parent} is delivered to no API, so nothing there can refer to it",
+                f"{edge.parent} is delivered to no API from this journal's database, so nothing can refer to it",
                 where=f"{where}: references",
-                next=f"Give the target of {edge.parent} an `api`, or drop the reference",
+                next=f"Give the target of {edge.parent} an `api` and the same connection, or drop the reference",
             )
+    if target.api.within:
+        _check_within(plans, plan, target.api)
+        return None
     if target.api.rest:
         return RestTargetApi(target.api.rest, target.api.connection, settings, where)
     from ferry.targets.shopify import ShopifyTargetApi
 
     assert target.api.shopify is not None
     return ShopifyTargetApi(target.api.shopify, target.api.connection, settings, where)
+
+
+def _check_within(plans: MigrationPlan, plan: EntityPlan, api: ApiTarget) -> None:
+    assert api.within is not None
+    owner, where = api.within.entity, f"{plan.entity.path}: target.api.within"
+    if owner not in (edge.parent for edge in plan.edges):
+        raise DeclarationError(
+            f"its rows cannot go inside those of {owner}: it has no reference to them",
+            where=where,
+            next=f"Add a reference to {owner}",
+        )
+    outer = plans[owner].declaration.target.api
+    if outer is None or outer.within or outer.connection != api.connection:
+        raise DeclarationError(
+            f"{owner} is not sent to {api.connection} by itself",
+            where=where,
+            next=f"Give {owner} an `api` of the same connection, with `rest` or `shopify`",
+        )
+    sorted_by = api.within.sorted_by
+    if sorted_by and sorted_by not in plan.target.columns:
+        raise DeclarationError(f"{plan.target.label} has no column {sorted_by!r}", where=f"{where}.sorted_by")
 
 
 def _different(sent: Any, there: Any, place: str = "") -> Iterable[str]:

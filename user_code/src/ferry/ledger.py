@@ -101,6 +101,14 @@ class Outcomes:
         """The counts by name, in the order of the accounting line."""
         return asdict(self)
 
+    def reject(self, rows: int) -> None:
+        """Count rows as rejected that were counted as loaded: an API has refused them afterwards."""
+        self.rejected += rows
+        for name in ("inserted", "updated", "unchanged", "preserved"):
+            taken = min(rows, getattr(self, name))
+            setattr(self, name, getattr(self, name) - taken)
+            rows -= taken
+
     def as_seen_again(self) -> "Outcomes":
         """The outcome of a chunk that was loaded before and is skipped now."""
         return Outcomes(
@@ -275,6 +283,20 @@ def rejections(
             (entity, list(partitions) if partitions else None, list(partitions or ())),
         )
     }
+
+
+def count_rejected(
+    connection: psycopg.Connection, entity: str, partition: str, chunk: int, rows: int
+) -> None:
+    """Count rows of a chunk as rejected that were counted as loaded (see `Outcomes.reject`); below 0, the reverse."""
+    connection.execute(
+        "update ferry.ledger set rejected = rejected + %(n)s, inserted = inserted - least(%(n)s, inserted),"
+        " updated = updated - least(greatest(%(n)s - inserted, 0), updated),"
+        " unchanged = unchanged - least(greatest(%(n)s - inserted - updated, 0), unchanged),"
+        " preserved = preserved - greatest(%(n)s - inserted - updated - unchanged, 0)"
+        " where entity = %(entity)s and partition = %(partition)s and chunk = %(chunk)s",
+        {"n": rows, "entity": entity, "partition": partition, "chunk": chunk},
+    )
 
 
 def lock(connection: psycopg.Connection, entity: str, partition: str | None, seconds: float) -> None:

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from ferry.kept import NOT_WHOLE, dumps
 from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
+from ferry.refused import ask_again
 from ferry.settings import Settings
 from ferry.sources.postgres import ArrowConnection, conform
 from ferry.stage import Stage
@@ -23,7 +24,7 @@ from ferry.verdict import Judge
 
 # Rows of one transaction; they are read as Python objects, which a chunk of a load never is.
 MOST_ROWS = 5_000
-OF_THE_PARENT = ("missing_parent", "parent_rejected")
+OF_THE_PARENT = ("missing_parent", "parent_rejected", "parent_refused")
 
 
 @dataclass
@@ -70,6 +71,9 @@ def replay(
 
 def _entity(loader: Loader, settings: Settings, reason: str | None, key: tuple[str, ...] | None) -> Replayed:
     result, judge = Replayed(loader.plan.name), Judge(loader.plan)
+    if loader.plan.declaration.target.api:
+        with loader.connection.transaction():
+            result.tried = result.loaded = ask_again(loader, reason, key)
     for partition, chunk, rows in _batches(loader, reason, key):
         with loader.connection.transaction():
             _chunk(loader, settings, judge, partition, chunk, rows, result)
@@ -81,7 +85,8 @@ def _batches(
 ) -> Iterator[tuple[str, int, pa.Table]]:
     """The rejected rows of each chunk, in batches, each row once, with `#id` and `#row_no` before its columns.
 
-    Those that lack a parent are `settle`'s; those that could not be kept whole have to be read from the source again.
+    Those that lack a parent are `settle`'s, or the delivery's; those that could not be kept whole have to be read
+    from the source again.
     """
     plan = loader.plan
     places = loader.connection.execute(

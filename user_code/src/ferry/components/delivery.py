@@ -1,5 +1,6 @@
 """The asset `delivered_<entity>`: rows of a journal over at the API behind it, with the check `delivered`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import dagster as dg
@@ -20,28 +21,36 @@ def delivered_key(name: str) -> dg.AssetKey:
     return dg.AssetKey(f"delivered_{name}")
 
 
-def delivery(migration: Migration, entity: Entity, loaded: dg.AssetKey) -> dg.AssetsDefinition:
+def delivery(
+    migration: Migration, entity: Entity, loaded: Callable[[Entity], dg.AssetKey]
+) -> dg.AssetsDefinition:
     """The asset that sends an entity's journal on, after those of its parents.
 
     Args:
         migration: all entities.
         entity: one whose target declares `api`.
-        loaded: the key of its journal, the asset `loaded_…`.
+        loaded: gives the key of an entity's journal, the asset `loaded_…`.
     """
     api = entity.declaration.target.api
     assert api is not None
+    # What goes inside its rows has to be loaded, and what those refer to delivered, before it is sent.
+    inside = [one for one in migration.entities.values() if _goes_into(one, entity.name)]
     circular = circular_parents(migration, entity.name)
-    parents = [delivered_key(name) for name in migration.parents(entity.name) if name not in circular]
+    names = [
+        *migration.parents(entity.name),
+        *(name for one in inside for name in migration.parents(one.name)),
+    ]
+    parents = [delivered_key(name) for name in dict.fromkeys(names) if name not in (*circular, entity.name)]
     key = delivered_key(entity.name)
 
     @dg.asset(
         key=key,
-        deps=[loaded, *parents],
+        deps=[*(loaded(one) for one in (entity, *inside)), *parents],
         description=f"Rows of {entity.declaration.target.table} at {api.label}: each sent once.",
         group_name=entity.declaration.group,
         owners=list(entity.declaration.owners),
         tags={**entity.declaration.tags, "ferry/entity": entity.name},
-        kinds={"shopify" if api.shopify else "rest", "api"},
+        kinds={"shopify" if api.shopify else "rest", "api"} if not api.within else {"api"},
         check_specs=[
             dg.AssetCheckSpec(
                 "delivered", asset=key, description="Every row of the journal is over there, as it was sent"
@@ -67,11 +76,21 @@ def delivery(migration: Migration, entity: Entity, loaded: dg.AssetKey) -> dg.As
             check_results=[
                 dg.AssetCheckResult(
                     check_name="delivered",
-                    passed=not (done.refused or done.waiting or differences),
+                    passed=not (done.refused or done.held or done.waiting or differences),
                     severity=dg.AssetCheckSeverity.ERROR if differences else dg.AssetCheckSeverity.WARN,
-                    metadata={"refused": done.refused, "waiting": done.waiting, "read back": compared},
+                    metadata={
+                        "refused": done.refused,
+                        "held": done.held,
+                        "waiting": done.waiting,
+                        "read back": compared,
+                    },
                 )
             ],
         )
 
     return run
+
+
+def _goes_into(entity: Entity, name: str) -> bool:
+    api = entity.declaration.target.api
+    return api is not None and api.within is not None and api.within.entity == name

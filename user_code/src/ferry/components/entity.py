@@ -71,7 +71,9 @@ class Entity(dg.Component, dg.Resolvable):
         migration = migration_in(folder)
         observed = [] if source_key(entity) in owned_keys(folder) else observed_source(migration, entity)
         sent = (
-            [delivery(migration, entity, asset_keys(entity)[LOADED])] if entity.declaration.target.api else []
+            [delivery(migration, entity, lambda one: asset_keys(one)[LOADED])]
+            if entity.declaration.target.api
+            else []
         )
         return dg.Definitions(assets=[*observed, entity_assets(migration, entity), *sent])
 

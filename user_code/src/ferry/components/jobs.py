@@ -11,6 +11,7 @@ from pydantic import Field
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
 from ferry.cutover import Terms, cut_over
+from ferry.deliver import deliver_all
 from ferry.errors import DeclarationError, FerryError
 from ferry.load import Loader
 from ferry.pipeline import reconcile
@@ -93,13 +94,14 @@ def migration_jobs(folder: Path) -> dg.Definitions:
 
     @dg.op(name="replay_rejected_rows", out=dg.Out(dg.Nothing))
     def replay_op(context: dg.OpExecutionContext, config: ReplayConfig, ferry: FerryResource) -> None:
-        """Judge and load rejected rows again, then settle their children."""
+        """Judge and load rejected rows again, settle their children, deliver what has an API behind it."""
         plans, settings = _planned(folder, ferry, config.entities)
         with _worded():
             chosen, key = tuple(config.entities), tuple(config.key) or None
             done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
             settle(plans, settings, context.run_id)
-        _show(context, done)
+            sent = deliver_all(plans, settings, context.run_id)
+        _show(context, [*done, *sent])
 
     @dg.op(name="reconcile_target", out=dg.Out(dg.Nothing))
     def reconcile_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:

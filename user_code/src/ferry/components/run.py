@@ -184,7 +184,11 @@ def _ends(
         mine.rejected, mine.waiting = mine.rejected + now.rejected - mine.rejected, now.waiting
         moved = mine.extracted - sum(list(mine.as_dict().values())[1:])
         assert moved <= settled
-        mine.inserted += moved
+        if moved < 0:  # what an API refused afterwards was counted as loaded
+            mine.rejected += moved
+            mine.reject(-moved)
+        else:
+            mine.inserted += moved
 
 
 @contextmanager

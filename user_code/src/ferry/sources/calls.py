@@ -170,6 +170,12 @@ class Caller:
         """Let go of the connections."""
         self._client.close()
 
+    def hide(self, text: str) -> str:
+        """A text of the other side without what proves who we are."""
+        for secret in self.auth.secrets() if self.auth else ():
+            text = text.replace(secret, "***") if secret else text
+        return text
+
     def now(self) -> float:
         """The server's clock, in epoch seconds."""
         return time.time() + self.skew
@@ -261,6 +267,23 @@ class Caller:
 
         self._patiently(attempt)
 
+    def upload(self, url: str, fields: dict[str, str], name: str, body: bytes) -> None:
+        """Put a file beside the API (a form as it was prescribed, no proof sent).
+
+        Raises:
+            TransientError: it did not arrive in the allotted tries.
+            PermanentError: the URL is gone or refuses.
+        """
+
+        def attempt() -> None:
+            self.requests += 1
+            where = f"POST {_plain(url)}"
+            with _connection_faults(where):
+                response = self._client.post(url, data=fields, files={"file": (name, body, "text/jsonl")})
+            self._refuse(self._answer(response, response.content[:4096], where))
+
+        self._patiently(attempt)
+
     def _patiently(self, attempt: Callable[[], Any]) -> Any:
         began, faults = time.monotonic(), 0
 
@@ -311,9 +334,7 @@ class Caller:
         return self._answer(response, body, where)
 
     def _answer(self, response: httpx.Response, body: bytes, where: str) -> Answer:
-        excerpt = body[: _EXCERPT * 4].decode("utf-8", "replace")
-        for secret in self.auth.secrets() if self.auth else ():
-            excerpt = excerpt.replace(secret, "***") if secret else excerpt
+        excerpt = self.hide(body[: _EXCERPT * 4].decode("utf-8", "replace"))
         return Answer(
             response.status_code, response.headers, body, where, " ".join(excerpt.split())[:_EXCERPT]
         )

@@ -80,20 +80,50 @@ class RestTarget(Declared):
         return self
 
 
+class ShopifyBulk(Declared):
+    """Rows by bulk mutations instead of one by one.
+
+    Attributes:
+        size: rows of one operation.
+        poll_seconds: time between two looks at an operation.
+    """
+
+    size: int = Field(default=5_000, ge=1, le=50_000)
+    poll_seconds: float = Field(default=5.0, gt=0)
+
+
 class ShopifyTarget(Declared):
     """Objects of a shop on Shopify that rows become.
 
     Attributes:
-        object: `customers` or `products`.
+        object: `customers`, `products` or `orders`.
         fields: column → place in Shopify's input (`firstName`); a column that is not named is not sent.
         namespace, key: of the metafield that holds a row's key; its definition in the shop has the type `id`, whose
             values are unique.
+        bulk: for many rows.
     """
 
     object: str
     fields: dict[str, str]
     namespace: str = "ferry"
     key: str = "id"
+    bulk: ShopifyBulk | None = None
+
+
+class Within(Declared):
+    """Rows that the API takes only inside those of another entity: the lines of an order.
+
+    Attributes:
+        entity: the other entity; these rows have a reference to it.
+        place: place of the list in the body of one of its rows.
+        fields: column → place in an item of the list.
+        sorted_by: the column by which the list is sorted.
+    """
+
+    entity: str
+    place: str
+    fields: dict[str, str] = Field(default={})
+    sorted_by: str = ""
 
 
 class ApiTarget(Declared):
@@ -102,16 +132,26 @@ class ApiTarget(Declared):
     connection: str
     rest: RestTarget | None = None
     shopify: ShopifyTarget | None = None
+    within: Within | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> ApiTarget:
-        if (self.rest is None) == (self.shopify is None):
-            raise ValueError("give `rest` or `shopify`")
+        if sum(one is not None for one in (self.rest, self.shopify, self.within)) != 1:
+            raise ValueError("give one of `rest`, `shopify` and `within`")
         return self
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Column → place, as declared."""
+        declared = self.rest or self.shopify or self.within
+        assert declared is not None
+        return declared.fields
 
     @property
     def label(self) -> str:
         """Where rows go, for people."""
         if self.rest:
             return f"{self.connection}{self.rest.path}"
+        if self.within:
+            return f"{self.connection}, inside {self.within.entity}"
         return f"{self.connection}/{self.shopify.object if self.shopify else ''}"

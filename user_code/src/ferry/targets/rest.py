@@ -1,7 +1,9 @@
 """Rows to a REST API, so that none is created twice: a key with each request, or a look before a repetition."""
 
+import itertools
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +24,28 @@ GONE = (404, 410)
 class Item:
     """One row to send: its key in the journal, the request it belongs to, its body, its id over there if it has one.
 
-    `doubtful` if it was sent before and nobody knows what became of it.
+    `taken` is the body that the API took last; `operation` what it calls the work on the request, if it said so.
     """
 
     key: str
     request: uuid.UUID
     body: dict[str, Any]
     remote_id: str | None = None
-    doubtful: bool = False
+    taken: dict[str, Any] | None = None
+    operation: str = ""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row: its id over there, or what the API said against it."""
+    """What became of a row: its id over there, or what the API said against it.
+
+    `also` are ids beside its own: of what goes with it (`variantId`), or a list for what went inside it (`lineItems`).
+    """
 
     key: str
     remote_id: str | None = None
     problem: str = ""
+    also: dict[str, Any] = field(default_factory=dict)
 
 
 class RestTargetApi:
@@ -67,7 +74,18 @@ class RestTargetApi:
         """How many rows one request takes."""
         return self.declared.bulk.size if self.declared.bulk else 1
 
-    def create(self, items: list[Item]) -> list[Result]:
+    @property
+    def upserts(self) -> bool:
+        """Creating a row that is there is no update."""
+        return False
+
+    def find(self, items: list[Item]) -> list[Result]:
+        """Those of some rows that are over there, for an API that would not recognise a repetition."""
+        if self.declared.find is None:
+            return []
+        return [Result(item.key, found) for item in items if (found := self._find(item)) is not None]
+
+    def create(self, items: list[Item], note: Callable[[str], None]) -> list[Result]:  # noqa: ARG002 - one call is all
         """Create rows that belong to one request, or find those that an earlier try created.
 
         Raises:
@@ -85,7 +103,7 @@ class RestTargetApi:
             return self._row(
                 item, lambda: self.caller.call("POST", self.declared.path, json=item.body, headers=headers)
             )
-        tries, doubtful = self.declared.retries.attempts, item.doubtful
+        tries, doubtful = self.declared.retries.attempts, False
         while True:
             found = self._find(item) if doubtful else None
             if found is not None:
@@ -117,7 +135,7 @@ class RestTargetApi:
         results = []
         for item, one in zip(items, told, strict=True):
             found = dug(one, self.declared.id)
-            problem = "" if found is not None else str(dug(one, bulk.error) or one)[:500]
+            problem = "" if found is not None else self.caller.hide(str(dug(one, bulk.error) or one))[:500]
             results.append(Result(item.key, None if found is None else str(found), problem))
         return results
 
@@ -144,18 +162,14 @@ class RestTargetApi:
                 return None
             raise
 
-    def body(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The body of a row: its columns at their declared places."""
-        body: dict[str, Any] = {}
-        for column, value in row.items():
-            place = self.declared.fields.get(column, column)
-            placed(body, f"{self.declared.wrap}.{place}" if self.declared.wrap else place, value)
-        return body
-
     def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:
         """The body with the row's key in it, where the API is to find it by that."""
         find = self.declared.find
         return placed(body, find.field, key) if find else body
+
+    def seen(self, body: dict[str, Any]) -> dict[str, Any]:
+        """All of a body is read back."""
+        return body
 
     def _row(self, item: Item, call: Any) -> Result:
         try:
@@ -186,13 +200,24 @@ class RestTargetApi:
 
 
 def placed(body: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
-    """Put a value at a dotted place of a body; gives the body."""
-    *way, last = place.split(".")
-    inner = body
-    for step in way:
-        inner = inner.setdefault(step, {})
-    inner[last] = value
+    """Put a value at a dotted place of a body, where a number is a place in a list; gives the body."""
+    steps = place.split(".")
+    inner: Any = body
+    for step, following in itertools.pairwise(steps):
+        inner = _within(inner, step, [] if following.isdigit() else {})
+    _within(inner, steps[-1], value, replace=True)
     return body
+
+
+def _within(inner: Any, step: str, value: Any, *, replace: bool = False) -> Any:
+    if isinstance(inner, list):
+        inner.extend({} for _ in range(len(inner), int(step) + 1))
+        if replace:
+            inner[int(step)] = value
+        return inner[int(step)]
+    if replace:
+        inner[step] = value
+    return inner.setdefault(step, value)
 
 
 def dug(told: Any, place: str) -> Any:

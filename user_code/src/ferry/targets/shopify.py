@@ -1,28 +1,75 @@
-"""Rows to a shop on Shopify: `customerSet` and `productSet` find a row by an id of our own before they create it."""
+"""Rows to a shop on Shopify, each found by an id of our own before it is created a second time.
 
+Each object carries the row's key in a metafield whose values are unique. `customerSet` and `productSet` find it by that
+(`customId`), so that a repetition is an update; an order is looked up by it (`orderByIdentifier`) before anything is
+repeated.
+"""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ferry.declaration import nearest
-from ferry.errors import DeclarationError, PermanentError
+from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.settings import Settings
 from ferry.sources.apis import ShopConnection
-from ferry.sources.calls import Patience
+from ferry.sources.calls import Patience, Throttled
 from ferry.sources.declared import checked
 from ferry.sources.shopify import Shop, judged
 from ferry.targets.api_declaration import ShopifyTarget
-from ferry.targets.rest import Item, Result, dug, placed
+from ferry.targets.rest import Item, Result
+from ferry.targets.shopify_bulk import BulkMutations
 
-KINDS = {"customers": "Customer", "products": "Product"}
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of object: its GraphQL type, the field that writes it, what can be read back, and what it contains.
+
+    `inside` are the objects that are sent in it, and `alone` the name under which the id of a single one of them is
+    known to those that refer to the object.
+    """
+
+    name: str
+    write: str
+    reads: tuple[str, ...]
+    inside: str = ""
+    alone: str = ""
+
+    @property
+    def root(self) -> str:
+        """The field that holds the object in an answer."""
+        return self.name.lower()
+
+
+KINDS = {
+    "customers": Kind(
+        "Customer", "customerSet", ("firstName", "lastName", "email", "phone", "note", "tags")
+    ),
+    "products": Kind(
+        "Product", "productSet", ("title", "handle", "vendor", "productType", "status", "tags"),
+        "variants", "variantId",
+    ),
+    "orders": Kind("Order", "orderCreate", ("email", "note", "tags", "name"), "lineItems"),
+}  # fmt: skip
+# What `orderUpdate` takes; the rest of an order stays as it was created.
+UPDATABLE = (
+    "customAttributes",
+    "email",
+    "metafields",
+    "note",
+    "phone",
+    "poNumber",
+    "shippingAddress",
+    "tags",
+)
 # Shopify's own figure for a mutation.
 COST = 10
 
 
 class ShopifyTargetApi:
-    """One kind of object of a shop, within the cost limit that all runs of this machine share.
-
-    Each object carries the row's key in a metafield whose values are unique (`customId`), so a repetition is found by
-    the shop itself and becomes an update.
-    """
+    """One kind of object of a shop, within the cost limit that all runs of this machine share."""
 
     def __init__(self, declared: ShopifyTarget, connection: str, settings: Settings, where: str) -> None:
         """Args: the declaration, the connection's name, the settings with its parts, and the place for errors."""
@@ -40,65 +87,214 @@ class ShopifyTargetApi:
             had.url, had.token.get_secret_value(), settings.state_root, had.version, patience=patience
         )
         self.caller = shop.caller()
-        self.caller.who = "the shop"
+        # Where a repetition is no repetition to the shop, one try is one try; what became of it is looked up.
+        self.once = replace(shop, patience=replace(patience, attempts=1)).caller()
+        self.attempts = patience.attempts
+        self.caller.who = self.once.who = "the shop"
+        self.bulk = (
+            BulkMutations(self.caller, self.once, had.version, declared.bulk.poll_seconds)
+            if declared.bulk
+            else None
+        )
 
     @property
     def batch(self) -> int:
-        """One object a call."""
-        return 1
+        """One object a call, or as many as a bulk operation takes."""
+        return self.declared.bulk.size if self.declared.bulk else 1
 
-    def create(self, items: list[Item]) -> list[Result]:
-        """Create objects, or find those that an earlier try created: to the shop both are the same call."""
-        return [self._set(item) for item in items]
+    @property
+    def upserts(self) -> bool:
+        """Customers and products are set, whether they are there or not."""
+        return self.kind.name != "Order"
+
+    def find(self, items: list[Item]) -> list[Result]:
+        """Orders that are in the shop already; customers and products are found by the call that sets them."""
+        if self.upserts or (self.bulk and items and self.bulk.found(_name(items[0].request))):
+            return []
+        return [found for item in items if (found := self._found(item)) is not None]
+
+    def create(self, items: list[Item], note: Callable[[str], None]) -> list[Result]:
+        """Create objects, or find those that an earlier try created.
+
+        Raises:
+            TransientError: patience ended, or a bulk operation broke off; what became of the rows is not known.
+            PermanentError: the shop refuses all of them: token, scope, version.
+        """
+        if self.bulk is None:
+            return [self._set(item) if self.upserts else self._create_order(item) for item in items]
+        name = _name(items[0].request)
+        most = max((self._inside(item) for item in items), default=1)
+        lines = [self._variables(item) for item in items]
+        answers = self.bulk.run(name, self._text(name, most), lines, items[0].operation, note)
+        return [
+            self._result(items[number], told, problem) for number, (told, problem) in sorted(answers.items())
+        ]
 
     def update(self, item: Item) -> Result:
-        """Bring an object up to date."""
-        return self._set(item)
+        """Bring an order up to date, as far as Shopify lets an order be changed."""
+        before = item.taken if item.taken is not None else item.body
+        fixed = [name for name in item.body if name not in UPDATABLE and not _same(item.body, before, name)]
+        if fixed:
+            said = f"Shopify does not change the {', '.join(fixed)} of an order that is there"
+            return Result(item.key, None, said)
+        given = {name: value for name, value in item.body.items() if name in UPDATABLE}
+        query = "mutation($input: OrderInput!) { done: orderUpdate(input: $input) { userErrors { field message } } }"
+        told = self._ask(query, {"input": {"id": item.remote_id, **given}})["done"]
+        had = {} if problems(told) else self._there(item.remote_id or "", self._inside(item))
+        return Result(item.key, item.remote_id, problems(told), had)
 
     def delete(self, remote_id: str) -> None:
-        """Delete an object; one that is gone already is gone."""
-        field = f"{self.kind.lower()}Delete"
-        query = (
-            f"mutation($input: {self.kind}DeleteInput!) {{"
-            f" done: {field}(input: $input) {{ userErrors {{ message }} }} }}"
-        )
-        self._ask(query, {"input": {"id": remote_id}})
+        """Delete an object; one that is gone already is gone.
+
+        Raises:
+            PermanentError: the shop keeps it, and says why.
+        """
+        kind = self.kind
+        if kind.name == "Order":
+            query = "mutation($id: ID!) { done: orderDelete(orderId: $id) { userErrors { field message } } }"
+            given: dict[str, Any] = {"id": remote_id}
+        else:
+            query = (
+                f"mutation($input: {kind.name}DeleteInput!) {{"
+                f" done: {kind.root}Delete(input: $input) {{ userErrors {{ field message }} }} }}"
+            )
+            given = {"input": {"id": remote_id}}
+        said = problems(self._ask(query, given)["done"])
+        if said and self.read(remote_id) is not None:
+            raise PermanentError(
+                f"the shop does not delete {remote_id}",
+                where=f"{kind.root}Delete",
+                why=said,
+                next="Take back, or delete in the shop, what hangs from it, and deliver again",
+            )
 
     def read(self, remote_id: str) -> dict[str, Any] | None:
-        """An object's declared fields as they are in the shop, None if it is not there."""
-        fields = " ".join(dict.fromkeys(place.split(".")[0] for place in self.declared.fields.values()))
-        query = f"query($id: ID!) {{ node(id: $id) {{ ... on {self.kind} {{ id {fields} }} }} }}"
+        """An object as it is in the shop, None if it is not there."""
+        fields = " ".join(self.kind.reads) + (" customer { id }" if self.kind.name == "Order" else "")
+        query = f"query($id: ID!) {{ node(id: $id) {{ ... on {self.kind.name} {{ id {fields} }} }} }}"
         return self._ask(query, {"id": remote_id})["node"]
 
-    def body(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The input of a row: its columns at their declared places; a column without a place is not sent."""
-        made: dict[str, Any] = {}
-        for column, place in self.declared.fields.items():
-            if column in row:
-                placed(made, place, row[column])
-        return made
-
-    def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:  # noqa: ARG002 - the identifier has the key
+    def named(self, body: dict[str, Any], key: str) -> dict[str, Any]:  # noqa: ARG002 - it goes beside the body
         """The body as it is."""
         return body
 
-    def _set(self, item: Item) -> Result:
-        kind, declared = self.kind, self.declared
-        query = (
-            f"mutation($identifier: {kind}SetIdentifiers, $input: {kind}SetInput!) {{"
-            f" done: {kind.lower()}Set(identifier: $identifier, input: $input) {{"
-            f" {kind.lower()} {{ id }} userErrors {{ field message }} }} }}"
-        )
-        own = {"namespace": declared.namespace, "key": declared.key, "value": item.key}
-        told = self._ask(query, {"identifier": {"customId": own}, "input": item.body})["done"]
-        problems = [f"{'.'.join(one['field'] or [])}: {one['message']}" for one in told["userErrors"]]
-        if problems:
-            return Result(item.key, None, "; ".join(problems)[:500])
-        found = dug(told, f"{kind.lower()}.id")
-        if found is None:
-            raise PermanentError("the shop gave no id", where=f"{kind.lower()}Set", why=str(told)[:300])
-        return Result(item.key, str(found))
+    def seen(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The fields that the shop shows under the name under which it takes them, and an order's customer."""
+        shown = {name: value for name, value in body.items() if name in self.kind.reads}
+        associated = (body.get("customer") or {}).get("toAssociate") if self.kind.name == "Order" else None
+        return shown | ({"customer": associated} if associated else {})
 
-    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _set(self, item: Item) -> Result:
+        text = self._text(_name(item.request), self._inside(item))
+        told = self._ask(text, self._variables(item))
+        return self._result(item, told[self.kind.write], "")
+
+    def _create_order(self, item: Item) -> Result:
+        tries = self.attempts
+        while True:
+            try:
+                text = self._text(_name(item.request), self._inside(item))
+                told = self._ask(text, self._variables(item), self.once)
+                return self._result(item, told[self.kind.write], "")
+            except Throttled:
+                raise
+            except TransientError:
+                tries -= 1
+                if tries <= 0:
+                    raise
+            found = self._found(item)
+            if found is not None:
+                return found
+
+    def _text(self, name: str, inside: int) -> str:
+        """The mutation, with as many of the objects inside as were sent; its name says which request it belongs to."""
+        kind = self.kind
+        answer = f"id {_inside_fields(kind, inside)}"
+        tail = f"{{ {kind.root} {{ {answer} }} userErrors {{ field message }} }} }}"
+        if kind.name == "Order":
+            return f"mutation {name}($order: OrderCreateOrderInput!) {{ orderCreate(order: $order) {tail}"
+        return (
+            f"mutation {name}($identifier: {kind.name}SetIdentifiers, $input: {kind.name}SetInput!) {{"
+            f" {kind.write}(identifier: $identifier, input: $input) {tail}"
+        )
+
+    def _variables(self, item: Item) -> dict[str, Any]:
+        own = {"namespace": self.declared.namespace, "key": self.declared.key, "value": item.key}
+        if self.kind.name == "Order":
+            metafields = [*item.body.get("metafields", []), {**own, "type": "id"}]
+            return {"order": {**item.body, "metafields": metafields}}
+        return {"identifier": {"customId": own}, "input": self._input(item.body)}
+
+    def _input(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The input; the only variant of a product has Shopify's name for that, if it has none."""
+        variants = body.get("variants") or []
+        if self.kind.name != "Product" or len(variants) != 1 or "optionValues" in variants[0]:
+            return body
+        option = {"optionName": "Title", "name": "Default Title"}
+        return {
+            **body,
+            "productOptions": [{"name": "Title", "values": [{"name": "Default Title"}]}],
+            "variants": [{**variants[0], "optionValues": [option]}],
+        }
+
+    def _inside(self, item: Item) -> int:
+        return max(1, len(item.body.get(self.kind.inside) or []))
+
+    def _result(self, item: Item, told: dict[str, Any] | None, problem: str) -> Result:
+        """What became of a row by the answer to its mutation, or by what was wrong with the mutation."""
+        errors = (told or {}).get("userErrors") or []
+        if not self.upserts and any("metafields" in (one.get("field") or []) for one in errors):
+            found = self._found(item)  # the shop lets no second order have our id
+            if found is not None:
+                return found
+        problem = problem or problems(told or {})
+        made = (told or {}).get(self.kind.root)
+        if not problem and not (made or {}).get("id"):
+            problem = f"the shop gave no id: {json.dumps(told)}"
+        if problem:
+            return Result(item.key, None, self.caller.hide(problem)[:500])
+        assert made is not None
+        return Result(item.key, str(made["id"]), "", self._also(made))
+
+    def _found(self, item: Item) -> Result | None:
+        own = {"namespace": self.declared.namespace, "key": self.declared.key, "value": item.key}
+        query = (
+            "query($identifier: OrderIdentifierInput!) { found: orderByIdentifier(identifier: $identifier)"
+            f" {{ id {_inside_fields(self.kind, self._inside(item))} }} }}"
+        )
+        found = self._ask(query, {"identifier": {"customId": own}})["found"]
+        return Result(item.key, str(found["id"]), "", self._also(found)) if found else None
+
+    def _there(self, remote_id: str, inside: int) -> dict[str, Any]:
+        fields = _inside_fields(self.kind, inside)
+        query = f"query($id: ID!) {{ node(id: $id) {{ ... on {self.kind.name} {{ id {fields} }} }} }}"
+        found = self._ask(query, {"id": remote_id})["node"]
+        return self._also(found) if found else {}
+
+    def _also(self, made: dict[str, Any]) -> dict[str, Any]:
+        """The ids of what is inside an object, and that of the first under the name by which others refer to it."""
+        kind = self.kind
+        ids = [one["id"] for one in (made.get(kind.inside) or {}).get("nodes", [])] if kind.inside else []
+        return ({kind.inside: ids} if ids else {}) | ({kind.alone: ids[0]} if ids and kind.alone else {})
+
+    def _ask(self, query: str, variables: dict[str, Any], caller: Any = None) -> dict[str, Any]:
         body = {"query": query, "variables": variables}
-        return self.caller.call("POST", "graphql.json", json=body, judge=judged, cost=COST)
+        return (caller or self.caller).call("POST", "graphql.json", json=body, judge=judged, cost=COST)
+
+
+def problems(told: dict[str, Any]) -> str:
+    """What an answer says against a row, one sentence after another; empty if nothing."""
+    errors = told.get("userErrors") or []
+    return "; ".join(": ".join(filter(None, [".".join(e["field"] or []), e["message"]])) for e in errors)
+
+
+def _name(request: uuid.UUID) -> str:
+    return f"ferry_{request.hex}"
+
+
+def _inside_fields(kind: Kind, most: int) -> str:
+    return f"{kind.inside}(first: {min(most, 250)}) {{ nodes {{ id }} }}" if kind.inside else ""
+
+
+def _same(body: dict[str, Any], before: dict[str, Any], name: str) -> bool:
+    return json.dumps(body[name], default=str) == json.dumps(before.get(name), default=str)
