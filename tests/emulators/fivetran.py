@@ -3,9 +3,9 @@
     python tests/emulators/fivetran.py --source postgresql://… --destination postgresql://… --schema shop
 
 The REST API as it is documented: connections, their schemas, sync, sync-history, pausing. A sync has no number when it
-is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it. `POST /_control` changes how it
-behaves (see `syncing.Faults`; beside those `pause`, `break_setup`, `delete`, `disable_table`), `GET /_control` tells
-what was asked.
+is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it; one that is put off waits for the next
+call, as it does with a schedule by hand. `POST /_control` changes how it behaves (see `syncing.Faults`; beside those
+`pause`, `break_setup`, `delete`, `disable_table`, `put_off`, `warn`), `GET /_control` tells what was asked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fivetran(Tool):
 
     def __init__(self, args: Any) -> None:
         super().__init__(args, Mover(args.source, args.destination, args.schema, fivetran_type, OWN))
-        self.paused, self.broken, self.deleted = False, False, False
+        self.paused, self.broken, self.deleted, self.put_off, self.warning = False, False, False, False, ""
         self.disabled: set[str] = set()
 
     def control(self, wanted: dict[str, Any]) -> str:
@@ -47,6 +47,8 @@ class Fivetran(Tool):
         self.paused = wanted.pop("pause", self.paused)
         self.broken = wanted.pop("break_setup", self.broken)
         self.deleted = wanted.pop("delete", self.deleted)
+        self.put_off = wanted.pop("put_off", self.put_off)
+        self.warning = wanted.pop("warn", self.warning)
         self.disabled |= {name for name in [wanted.pop("disable_table", None)] if name}
         return super().control(wanted)
 
@@ -61,14 +63,17 @@ class Fivetran(Tool):
         if bad > good:
             tasks.append({"code": "sync_failure", "message": "The last sync failed"})
         running = self.running(CONNECTION)
+        idle = "paused" if self.paused else "rescheduled" if self.put_off else "scheduled"
+        warnings = [{"code": "resync_table_warning", "message": self.warning}] if self.warning else []
         return {
             "id": CONNECTION, "service": "postgres", "schema": NAME, "group_id": GROUP, "paused": self.paused,
             "sync_frequency": 360, "schedule_type": "manual", "config": {},
             "succeeded_at": _iso(good), "failed_at": _iso(bad),
             "status": {
                 "setup_state": "broken" if self.broken else "connected", "schema_status": "ready",
-                "sync_state": "paused" if self.paused and not running else "syncing" if running else "scheduled",
-                "update_state": "on_schedule", "is_historical_sync": False, "tasks": tasks, "warnings": [],
+                "sync_state": "syncing" if running else idle, "update_state": "on_schedule",
+                "rescheduled_for": "2030-01-01T00:00:00Z" if self.put_off else None,
+                "is_historical_sync": False, "tasks": tasks, "warnings": warnings,
             },
         }  # fmt: skip
 
@@ -123,7 +128,7 @@ class FivetranHandler(Handler):
                     running.cancelled.set()
                 if tool.paused:
                     return 409, self.refused(409, "The connection is paused")
-                if not running or body.get("force"):
+                if not tool.put_off and (not running or body.get("force")):
                     tool.start(
                         CONNECTION, [s.name for s in tool.mover.discover() if s.name not in tool.disabled]
                     )

@@ -93,6 +93,37 @@ def test_a_failed_sync_fails_with_the_reason_of_its_history(
     assert "https://fivetran.com/dashboard/connections/" in said
 
 
+def test_a_sync_that_ended_while_nobody_looked_is_taken_over(
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """Fivetran goes down in the middle and the run fails; its sync ends. Re-execution takes that sync's outcome."""
+    shop.declare(patience=0.5)
+    shop.tool.control(hold=True)
+    with shop.meanwhile(lambda told: told["syncs"] and looked(5)(told), down=True):
+        dead = shop.sync(instance)
+    assert "the connection broke" in failure(dead)
+    shop.tool.control(hold=False)
+    shop.wait_for(lambda told: told["syncs"][0]["status"] == "succeeded")
+    shop.tool.control(down=False)
+    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
+    assert len(shop.tool.tell()["syncs"]) == 1
+
+
+def test_a_sync_that_is_put_off_is_a_passing_error_and_the_next_run_asks_again(
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """With a schedule by hand nobody starts it later: the run does not wait for ever. A warning is shown as one."""
+    shop.tool.control(put_off=True)
+    dead = shop.sync(instance)
+    assert "Fivetran has put the sync off until 2030-01-01T00:00:00Z" in failure(dead)
+    assert "dagster/max_retries" not in instance.get_runs()[0].tags
+    shop.tool.control(put_off=False, warn="orders is not whole")
+    result = shop.sync(instance, dagster__parent_run_id=dead.run_id)
+    assert result.success
+    warned = [log.message for log in instance.all_logs(result.run_id) if log.level == 30]
+    assert any("old shop: resync_table_warning: orders is not whole" in line for line in warned)
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

@@ -82,6 +82,32 @@ def test_the_connection_owns_the_key_and_the_entity_only_depends_on_it(location:
     assert node.kinds == {"airbyte", "table"}
 
 
+def test_other_teams_assets_owners_and_a_schedule_stand_in_the_same_graph(
+    shop: Synced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a DefinitionsComponent declares can be above a connection; owners and `follow` are those of its file."""
+    place = shop.defs / "erp"
+    place.mkdir()
+    component = {"type": "dagster.DefinitionsComponent", "attributes": {"path": "upstream.py"}}
+    (place / "defs.yaml").write_text(json.dumps(component))
+    (place / "upstream.py").write_text(
+        "import dagster as dg\n\nurl = dg.MetadataValue.url('https://erp.example.com')\n"
+        "erp = dg.AssetSpec(['erp', 'orders'], owners=['team:erp'], kinds={'oracle'}, metadata={'page': url})\n"
+        "defs = dg.Definitions(assets=[erp])\n"
+    )
+    shop.declare(follow="0 2 * * *", owners=["team:data"], above=["erp/orders"])
+    monkeypatch.syspath_prepend(str(shop.folder))
+    loaded = dg.load_from_defs_folder(path_within_project=shop.defs.parent)
+    definitions = dg.Definitions.merge(loaded, dg.Definitions(resources={"ferry": FerryResource()}))
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(ORDERS).owners == ["team:data"]
+    assert graph.get(ORDERS).parent_keys == {dg.AssetKey(["erp", "orders"])}
+    assert not graph.get(dg.AssetKey(["erp", "orders"])).is_materializable
+    schedule = definitions.resolve_schedule_def("sync_shop")
+    assert schedule.cron_schedule == "0 2 * * *"
+    assert schedule.job_name == "sync_shop_now"
+
+
 def test_an_entity_follows_its_sync(location: dg.Definitions, instance: dg.DagsterInstance) -> None:
     """Eager: after a sync every partition is asked for, whatever its place, and once; then each new sync again."""
     job = location.resolve_implicit_global_asset_job_def()

@@ -22,7 +22,7 @@ def test_the_keys_and_their_defaults_are_the_models() -> None:
     shown: dict[str, Any] = {
         "name": "the folder's name",
         "streams": "all",
-        **dict.fromkeys(("description", "owners", "group", "tags", "follow"), "none"),
+        **dict.fromkeys(("description", "owners", "group", "tags", "follow", "above"), "none"),
     }
     fields = ConnectionDeclaration.model_fields
     wanted = {

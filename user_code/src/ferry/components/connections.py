@@ -29,7 +29,8 @@ class ConnectionDeclaration(BaseModel):
 
     `account` names the variable `FERRY_CONNECTIONS__…` with the tool's URL; `into` the connection under which entities
     read the tables; `tables_in` the schema that they find them in, or views over them; `patience` the seconds for which
-    an outage of the tool is waited out; `follow` a cron expression by which the connection is synced.
+    an outage of the tool is waited out; `follow` a cron expression by which the connection is synced; `above` keys of
+    assets (`erp/orders`) that the tool reads, another team's perhaps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class ConnectionDeclaration(BaseModel):
     poll_seconds: float = Field(default=5.0, gt=0)
     patience: float = Field(default=300.0, gt=0)
     follow: str | None = None
+    above: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     group: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)

@@ -148,6 +148,8 @@ def _synced(
         progress=progress,
         poll_seconds=attributes.poll_seconds,
     )
+    for line in sync.warnings:
+        context.log.warning(f"{service.label}, {connection.name}: {line}")
     error = fault(service, connection, sync)
     done = (datetime.now(UTC) - began).total_seconds()
     if error is not None:
@@ -250,6 +252,7 @@ def _spec(declared: Declared, stream: str, key: dg.AssetKey, kept: Remembered | 
             metadata["dagster/column_schema"] = _schema(kept.connection.tables[stream][1])
     return dg.AssetSpec(
         key,
+        deps=[dg.AssetKey.from_user_string(one) for one in attributes.above],
         description="\n\n".join(
             filter(
                 None,

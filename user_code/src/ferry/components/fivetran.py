@@ -98,13 +98,20 @@ class Fivetran:
             obstacle, _ = _obstacle(one, raw)
             if obstacle and one.sync_state != "syncing":
                 return Sync(handle, FAILED, error=obstacle, url=one.url)
+            if one.sync_state == "rescheduled" and one.schedule_type == "manual":
+                # Nobody will start it at that time: with a schedule by hand, only a call does.
+                when = (raw.get("status") or {}).get("rescheduled_for") or "later"
+                said = f"Fivetran has put the sync off until {when}"
+                return Sync(handle, FAILED, error=said, passing=True, url=one.url)
             return Sync(handle, RUNNING, url=one.url)
         last = self._last(connection)
         if one.is_last_sync_successful:
             tables = self._tables(connection)
             streams = dict.fromkeys(tables, Counts(whole=True))
-            return Sync(handle, SUCCEEDED, f"fivetran-{one.succeeded_at}", streams=streams, url=one.url)
-        said = [f"{t.get('code')}: {t.get('message')}" for t in raw["status"].get("tasks", [])]
+            warnings = tuple(_said(told) for told in raw["status"].get("warnings") or [])
+            version = f"fivetran-{one.succeeded_at}"
+            return Sync(handle, SUCCEEDED, version, streams=streams, warnings=warnings, url=one.url)
+        said = [_said(told) for told in raw["status"].get("tasks") or []]
         return Sync(
             handle,
             FAILED,
@@ -158,6 +165,12 @@ class Fivetran:
     def _data(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         told = self.caller.call(method, path, **more).json()
         return told.get("data", told)
+
+
+def _said(told: dict[str, Any]) -> str:
+    """A task or a warning in one line."""
+    parts = (told.get("code"), told.get("message"), told.get("details"))
+    return ": ".join(str(part) for part in parts if part)
 
 
 def _newest_moment(item: dict[str, Any]) -> str:

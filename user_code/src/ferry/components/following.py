@@ -34,6 +34,7 @@ class Sync:
         version: data version of what it brought; set when it has succeeded.
         error: the connector's own words, when it failed; `passing` if the tool calls the fault one that passes.
         log: the last lines of its log, when it failed.
+        warnings: what the tool holds against it although it succeeded.
         url: its page in the tool's own interface.
     """
 
@@ -46,6 +47,7 @@ class Sync:
     error: str = ""
     passing: bool = False
     log: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     url: str = ""
 
 
