@@ -96,15 +96,63 @@ class Dagster:
         assert said["__typename"] == "LaunchRunSuccess", said
         return said["run"]["runId"]
 
-    def backfill(self, *assets: str) -> str:
-        """Launch a backfill of the assets over all their partitions; returns its id."""
+    def backfill(self, *assets: str, partitions: Sequence[str] | None = None) -> str:
+        """Launch a backfill of the assets over some partitions, or all of them; returns its id."""
+        chosen = {"allPartitions": True} if partitions is None else {"partitionNames": list(partitions)}
         said = self.graphql(
             """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
                  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
-            params={"assetSelection": [{"path": [name]} for name in assets], "allPartitions": True},
+            params={"assetSelection": [{"path": [name]} for name in assets], **chosen},
         )["launchPartitionBackfill"]
         assert said["__typename"] == "LaunchBackfillSuccess", said
         return said["backfillId"]
+
+    def cancel_backfill(self, backfill: str) -> None:
+        """Ask that a backfill and its runs be cancelled."""
+        said = self.graphql(
+            """mutation($id: String!) { cancelPartitionBackfill(backfillId: $id) {
+                 __typename ... on PythonError { message } } }""",
+            id=backfill,
+        )["cancelPartitionBackfill"]
+        assert said["__typename"] == "CancelBackfillSuccess", said
+
+    def backfill_again(self, backfill: str) -> str:
+        """Launch a backfill of what another one did not make; returns its id."""
+        said = self.graphql(
+            """mutation($params: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $params) {
+                 __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
+            params={"parentRunId": backfill, "strategy": "FROM_FAILURE"},
+        )["reexecutePartitionBackfill"]
+        assert said["__typename"] == "LaunchBackfillSuccess", said
+        return said["backfillId"]
+
+    def backfill_ends(self, backfill: str, seconds: float = 240) -> str:
+        """How a backfill ended, once it has."""
+
+        def ended() -> str | None:
+            said = self.graphql(
+                """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+                     ... on PartitionBackfill { status } ... on PythonError { message } } }""",
+                id=backfill,
+            )["partitionBackfillOrError"]
+            return said["status"] if said["status"] not in ("REQUESTED", "CANCELING", "FAILING") else None
+
+        return wait_for(f"backfill {backfill} ends", ended, seconds)
+
+    def unmade_partitions(self, asset: str) -> dict[str, set[str]]:
+        """The partitions of an asset that is cut by time which the UI shows as `failed` and as `missing`."""
+        said = self.graphql(
+            """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys
+                 assetPartitionStatuses { ... on TimePartitionStatuses { ranges { startKey endKey status } } } } } }""",
+            key={"path": [asset]},
+        )["assetNodeOrError"]
+        keys, ends = said["partitionKeys"], {"failed": set[str](), "missing": set(said["partitionKeys"])}
+        for one in said["assetPartitionStatuses"]["ranges"]:
+            some = keys[keys.index(one["startKey"]) : keys.index(one["endKey"]) + 1]
+            ends["missing"] -= set(some)
+            if one["status"] == "FAILED":
+                ends["failed"] |= set(some)
+        return ends
 
     def launch_partition(self, partition: str, *assets: str, location: str) -> str:
         """Launch one run that materializes a partition of the assets; returns its id."""

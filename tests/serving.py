@@ -16,6 +16,13 @@ INSTANCE = """telemetry: {enabled: false}
 nux: {enabled: false}
 run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}
 """
+# The daemon as it is, but looking at backfills every second; by itself it rests for half a minute.
+DAEMON = """
+import dagster._daemon.controller as controller
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1
+from dagster._daemon.cli import main
+main()
+"""
 
 
 class Served(Dagster):
@@ -48,15 +55,13 @@ def serving(migrating: Migrating, home: Path, *, daemon: bool = False) -> Iterat
     port = free_port()
     variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home)}
     workspace = ["-w", str(home / "workspace.yaml")]
-    commands = [["dagster-webserver", *workspace, "-h", "127.0.0.1", "-p", str(port)]]
-    commands += [["dagster-daemon", "run", *workspace]] if daemon else []
+    beside = Path(sys.executable).with_name
+    commands = [[str(beside("dagster-webserver")), *workspace, "-h", "127.0.0.1", "-p", str(port)]]
+    commands += [[sys.executable, "-c", DAEMON, "run", *workspace]] if daemon else []
     with ExitStack() as processes:
         for words in commands:
-            log = processes.enter_context((home / f"{words[0]}.log").open("w"))
-            process = subprocess.Popen(
-                [str(Path(sys.executable).with_name(words[0])), *words[1:]],
-                env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home,
-            )  # fmt: skip
+            log = processes.enter_context((home / f"{Path(words[0]).name}.log").open("w"))
+            process = subprocess.Popen(words, env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home)
             processes.callback(process.wait, 30)
             processes.callback(process.terminate)
         served = Served(f"http://127.0.0.1:{port}", home)
