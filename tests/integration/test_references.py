@@ -361,3 +361,33 @@ def test_composite_keys_that_read_alike_are_told_apart_in_a_chain(small: Small) 
         ("a", "a, b"), ("a, b", "a"), ("d", "a"),
     ]  # fmt: skip
     assert small.rejected("nodes") == {"f, g": "missing_parent"}
+
+
+def test_children_wait_while_a_partition_of_their_parents_is_not_as_it_should_be(small: Small) -> None:
+    """Something in the target alters a row of `b` after it was written: the partition is found wrong and counts as
+    incomplete, so a child without a parent goes on waiting. Put right, it is complete, and the child is rejected."""
+    small.source(
+        "create table parents (id int primary key, half text, note text)",
+        "insert into parents values (1, 'a', 'x'), (2, 'b', 'y')",
+        "create table children (id int primary key, parent int)",
+        "insert into children values (1, 1), (2, 2), (3, 9)",
+    )
+    small.target(
+        "create table parents (new_id bigint generated always as identity primary key, half text, note text)",
+        "create table children (new_id bigint generated always as identity primary key,"
+        " parent bigint references parents)",
+        "create function spoil() returns trigger language plpgsql as"
+        " 'begin update parents set note = note || ''!'' where half = ''b''; return null; end'",
+        "create trigger spoil after insert on parents execute function spoil()",
+    )
+    small.declare("parents", "id: int; half: str; note: str", partition=HALVES)
+    small.declare("children", "id: int; parent: int", references=[{"column": "parent", "to": "parents"}])
+    assert small.migrating.load("parents").different == 1
+    small.migrating.load("children")
+    small.migrating.settle()
+    assert small.outcomes("children") == {"extracted": 3, "inserted": 2, "waiting": 1}
+
+    small.target("drop trigger spoil on parents", "update parents set note = 'y' where half = 'b'")
+    assert small.migrating.load("parents").different == 0
+    small.migrating.settle()
+    assert small.rejected("children") == {"3": "missing_parent"}

@@ -234,6 +234,13 @@ def close_partition(
         )
 
 
+def reopen_partition(connection: psycopg.Connection, entity: str, partition: str) -> None:
+    """Take back that a partition is complete: children whose parents it may lack go on waiting."""
+    connection.execute(
+        "delete from ferry.partitions where entity = %s and partition = %s", (entity, partition)
+    )
+
+
 def complete_partitions(connection: psycopg.Connection, entity: str) -> set[str]:
     """The partitions of an entity that were loaded to their end."""
     return {

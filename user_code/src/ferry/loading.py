@@ -91,7 +91,11 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                 if loader.connection.closed or loader.connection.broken:
                     raise
     loader.unlock()
-    yield from reconcile(loader, settings, done)
+    for result in reconcile(loader, settings, done):
+        if not result.reconciled:
+            # Nothing is decided about children while a parent's partition is not as it should be.
+            ledger.reopen_partition(loader.connection, plan.name, result.partition)
+        yield result
 
 
 def _kept(

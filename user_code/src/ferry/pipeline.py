@@ -54,6 +54,8 @@ __all__ = [
     "reconcile",
 ]
 
+LONGEST_PAUSE = 240.0
+
 give_back()
 
 
@@ -105,12 +107,14 @@ def carry(
         if not retryable:
             return
         todo = tuple(event.partition for event in retryable)
-        time.sleep(_pause(settings, attempt, [event.error for event in retryable]))
+        time.sleep(pause(settings, attempt, [event.error for event in retryable]))
 
 
-def _pause(settings: Settings, attempt: int, errors: list[FerryError]) -> float:
+def pause(settings: Settings, attempt: int, errors: list[FerryError]) -> float:
+    """Seconds until the next attempt: they double, with jitter, up to a few minutes, or are what somebody asked for."""
     asked = [e.retry_after for e in errors if isinstance(e, TransientError) and e.retry_after]
-    return max([settings.retry_seconds * 2**attempt * random.uniform(0.5, 1.5), *asked])  # noqa: S311 - jitter
+    grown = min(settings.retry_seconds * 2**attempt, LONGEST_PAUSE)
+    return max([grown * random.uniform(0.5, 1.5), *asked])  # noqa: S311 - jitter
 
 
 def _carry_once(
