@@ -10,9 +10,10 @@ import dagster as dg
 import pandas as pd
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
 
-from ferry.components import FerryResource
+from ferry.components import FerryResource, migration_jobs
 from ferry.components.entity import asset_keys, entity_assets, migration_in
 from ferry.io_managers import DatabaseIOManager, IdMap, IdMapIOManager, ParquetIOManager
 from ferry.pipeline import LOADED, RAW, VALIDATED
@@ -73,7 +74,8 @@ def materialized(instance: dg.DagsterInstance, key: str) -> set[str]:
 def test_each_partition_has_its_materializations_checks_and_versions(
     running: Migrating, instance: dg.DagsterInstance
 ) -> None:
-    """A run over two years of orders: three events and four checks a partition, stamped with what made them."""
+    """A run over two years of orders: three events and four checks a partition, stamped with what made them, with keys
+    of what was not loaded; once the rows that wait for a parent have met their end, the check says so."""
     for parent in ("customers", "employees"):
         materialize(running.folder, instance, parent)
     result = materialize(running.folder, instance, "orders", "1993", "1994")
@@ -107,6 +109,33 @@ def test_each_partition_has_its_materializations_checks_and_versions(
         for check in (record.event_log_entry.asset_check_evaluation for record in checks)
     }
     assert found == {(check, partition) for check in CHECKS for partition in ("1993", "1994")}
+
+    def latest(check: str) -> dg.AssetCheckEvaluation:
+        """What the UI shows of a check for 1993."""
+        key = dg.AssetCheckKey(dg.AssetKey("loaded_orders"), check)
+        (record,) = instance.event_log_storage.get_asset_check_execution_history(
+            key, 1, partition_filter=year
+        )
+        assert record.event is not None
+        event = record.event.dagster_event
+        assert event is not None
+        return event.asset_check_evaluation_data
+
+    year = PartitionKeyFilter(key="1993")
+    for check in ("accounted_for", "no_orphans"):
+        shown = latest(check).metadata["examples"]
+        assert isinstance(shown, dg.TableMetadataValue)
+        assert {key for record in shown.records for key in record.data} == {
+            "key",
+            "reason" if check == "accounted_for" else "waits for",
+        }
+    assert not latest("no_orphans").passed
+    jobs = dg.Definitions.merge(
+        migration_jobs(running.folder), dg.Definitions(resources={"ferry": FerryResource()})
+    )
+    assert jobs.resolve_job_def("settle").execute_in_process(instance=instance).success
+    assert latest("no_orphans").passed
+    assert latest("no_orphans").metadata["waiting"].value == 0
 
 
 def test_a_materialization_tells_what_an_operator_asks_and_nothing_personal(

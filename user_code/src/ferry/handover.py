@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -63,6 +63,8 @@ class LoadedPartition:
     skipped_chunks: int
     rejections: dict[str, int]
     seconds: float
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """`rejected` and `waiting` → the first old keys, each with its reason or the parents that it lacks."""
 
 
 @dataclass(frozen=True)

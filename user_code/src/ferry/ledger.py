@@ -261,6 +261,19 @@ def by_partition(connection: psycopg.Connection, entity: str) -> dict[str, Outco
     return {row[0]: Outcomes(*row[1:]) for row in rows}
 
 
+def examples(
+    connection: psycopg.Connection, entity: str, partition: str, most: int = 5
+) -> dict[str, list[tuple[str, str]]]:
+    """`rejected` and `waiting` → old keys of the first such rows of a partition, each with its reason or parents."""
+    found = {}
+    for end, why in (("rejected", "reason"), ("waiting", "array_to_string(missing, ', ')")):
+        query = sql.SQL(
+            "select array_to_string(key, ', '), {} from {} where entity = %s and partition = %s order by id limit %s"
+        ).format(sql.SQL(why), sql.Identifier("ferry", f"{end}_rows"))  # type: ignore[arg-type]
+        found[end] = connection.execute(query, (entity, partition, most)).fetchall()
+    return found
+
+
 def totals(
     connection: psycopg.Connection, entity: str, partitions: tuple[str, ...] | None = None
 ) -> Outcomes:

@@ -82,7 +82,10 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                         done[partition] = manifest
                         rejections = ledger.rejections(loader.connection, plan.name, (partition,))
                         seconds = time.monotonic() - began
-                        yield LoadedPartition(partition, manifest, outcomes, skipped, rejections, seconds)
+                        examples = _examples(loader, partition, outcomes)
+                        yield LoadedPartition(
+                            partition, manifest, outcomes, skipped, rejections, seconds, examples
+                        )
                     case _:
                         yield item
             except (FerryError, psycopg.Error) as error:
@@ -96,6 +99,15 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
             # Nothing is decided about children while a parent's partition is not as it should be.
             ledger.reopen_partition(loader.connection, plan.name, result.partition)
         yield result
+
+
+def _examples(loader: Loader, partition: str, outcomes: ledger.Outcomes) -> dict[str, list[tuple[str, str]]]:
+    """Some keys of what was not loaded; none of an entity whose keys, or those it refers to, are personal."""
+    plan = loader.plan
+    shown = {*plan.source_key, *(name for edge in plan.edges for name in edge.source_columns)}
+    if plan.personal & shown or not (outcomes.rejected or outcomes.waiting):
+        return {}
+    return ledger.examples(loader.connection, plan.name, partition)
 
 
 def _kept(

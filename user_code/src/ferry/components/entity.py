@@ -29,7 +29,7 @@ from ferry.edges import circular_parents
 from ferry.errors import FerryError
 from ferry.known_keys import register
 from ferry.mapping import code_of
-from ferry.partition import WHOLE, scheme_of
+from ferry.partition import WHOLE, scheme_of, through_path
 from ferry.pipeline import LOADED, RAW, VALIDATED, PartitionFailed, carry
 from ferry.plan import plan_migration
 from ferry.sources.declaration import FromFiles
@@ -108,11 +108,14 @@ def asset_keys(entity: DeclaredEntity) -> dict[str, dg.AssetKey]:
     }
 
 
-def code_versions(entity: DeclaredEntity) -> dict[str, str]:
+def code_versions(migration: Migration, entity: DeclaredEntity) -> dict[str, str]:
     """What matters in declaration and contract, by stage: reformatting a file makes nothing stale."""
+    cut_by = migration[through_path(migration, entity.name)[-1]].declaration.partition
     declared = entity.declaration.model_dump(mode="json", by_alias=True)
     contract = compile_contract(entity.contract).fingerprint()
     reading = {name: declared[name] for name in ("source", "partition", "duplicates")}
+    if cut_by is not entity.declaration.partition:
+        reading["through"] = cut_by and cut_by.model_dump(mode="json", by_alias=True)
     loading = ("target", "columns", "drop", "references", "match", "mode", "id_map", "on_vanished")
     raw = fingerprint(reading)
     validated = fingerprint([raw, contract, declared["parse"]])
@@ -129,7 +132,7 @@ def code_versions(entity: DeclaredEntity) -> dict[str, str]:
 
 def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefinition:
     """The multi-asset of one entity."""
-    declaration, keys, versions = entity.declaration, asset_keys(entity), code_versions(entity)
+    declaration, keys, versions = entity.declaration, asset_keys(entity), code_versions(migration, entity)
     scheme = scheme_of(migration, entity.name)
     partitions = partitions_of(scheme)
     # A reference that closes a circle is filled in afterwards; as an arrow it would be a cycle in the graph.
@@ -267,7 +270,24 @@ def _description(entity: DeclaredEntity, stage: str) -> str:
             else ""
         ),
     }[stage]
-    return f"{declaration.description}\n\n{what}".strip()
+    return f"{declaration.description}\n\n{what} {_grain(declaration)}".strip()
+
+
+def _grain(declaration: EntityDeclaration) -> str:
+    """What one row and one partition is: `A row is one id of orders; a partition is a month of placed_at`."""
+    partition = declaration.partition
+    pieces = [
+        f"{cut.every} of them by {cut.by}"
+        if isinstance(cut.every, int)
+        else f"one {cut.every} of {cut.by}"
+        if cut.every
+        else f"one {cut.by}"
+        for cut in (partition.cuts if partition else ())
+    ]
+    if partition and partition.through:
+        pieces = [f"that of its {partition.through}"]
+    row = f"A row is one {', '.join(declaration.source.key)} of {declaration.source.label}"
+    return f"{row}; a partition is {' and '.join(pieces)}." if pieces else f"{row}."
 
 
 def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:

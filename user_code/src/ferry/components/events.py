@@ -182,7 +182,10 @@ class Recorder:
             **self._row_count(event.partition, tally.accepted),
             "accepted": tally.accepted,
             "rejected": tally.rejected,
+            "seconds": round(event.seconds, 3),
+            "rows per second": round(rows / event.seconds) if event.seconds else 0,
         }
+        examples = {}
         if tally.rules:
             often = sorted(tally.rules.items(), key=lambda pair: -pair[1])[:20]
             metadata["reasons"] = dg.MetadataValue.table(
@@ -191,7 +194,7 @@ class Recorder:
                     for name, count in often
                 ]
             )
-            metadata["examples"] = dg.MetadataValue.table(
+            metadata["examples"] = examples["examples"] = dg.MetadataValue.table(
                 [
                     dg.TableRecord({k: "" if v is None else str(v) for k, v in row.items() if k != "row"})
                     for row in tally.examples
@@ -204,9 +207,12 @@ class Recorder:
             "contract_pass_rate",
             VALIDATED,
             event.partition,
-            passed=True,
+            passed=not tally.rejected,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={"rate": rate, "rejected": tally.rejected},
+            metadata={"rate": rate, "accepted": tally.accepted, "rejected": tally.rejected, **examples},
+            description=f"{tally.rejected} of {rows} rows are rejected; `ferry rejects` lists them all"
+            if tally.rejected
+            else "",
         )
 
     def _loaded(self, event: LoadedPartition) -> None:
@@ -234,14 +240,20 @@ class Recorder:
         self._materialize(LOADED, event.partition, self._loaded_version(event), metadata)
         ends = Outcomes(**outcomes.as_dict())
         accounted = ends.extracted == sum(list(ends.as_dict().values())[1:])
-        self._check("accounted_for", LOADED, event.partition, passed=accounted, metadata=outcomes.as_dict())
+        self._check(
+            "accounted_for",
+            LOADED,
+            event.partition,
+            passed=accounted,
+            metadata={**outcomes.as_dict(), **_examples("rejected", event.examples)},
+        )
         self._check(
             "no_orphans",
             LOADED,
             event.partition,
             passed=outcomes.waiting == 0,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata={"waiting": outcomes.waiting},
+            metadata={"waiting": outcomes.waiting, **_examples("waiting", event.examples)},
             description=""
             if not outcomes.waiting
             else "Load the parents, then settle (`ferry settle`, job `settle`)",
@@ -308,6 +320,17 @@ class Recorder:
                 partition=None if partition == WHOLE else partition,
             )
         )
+
+
+def _examples(end: str, examples: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    """Old keys of rows that met an end, with the reason or the parents that they lack, as a table."""
+    rows = examples.get(end)
+    if not rows:
+        return {}
+    why = "reason" if end == "rejected" else "waits for"
+    return {
+        "examples": dg.MetadataValue.table([dg.TableRecord({"key": key, why: text}) for key, text in rows])
+    }
 
 
 def _counts(what: str, counts: dict[str, int]) -> Any:

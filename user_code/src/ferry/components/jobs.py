@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
+from ferry.components.settling import telling_of_settled
 from ferry.cutover import Terms, cut_over
 from ferry.deliver import deliver_all
 from ferry.errors import DeclarationError, FerryError
@@ -89,14 +90,14 @@ def migration_jobs(folder: Path) -> dg.Definitions:
     def settle_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:
         """Load children whose parents have come; decide about the rest where all parents are complete."""
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded():
+        with _worded(), telling_of_settled(plans, settings, context.instance):
             _show(context, settle(plans, settings, context.run_id, only=tuple(config.entities)))
 
     @dg.op(name="replay_rejected_rows", out=dg.Out(dg.Nothing))
     def replay_op(context: dg.OpExecutionContext, config: ReplayConfig, ferry: FerryResource) -> None:
         """Judge and load rejected rows again, settle their children, deliver what has an API behind it."""
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded():
+        with _worded(), telling_of_settled(plans, settings, context.instance):
             chosen, key = tuple(config.entities), tuple(config.key) or None
             done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
             settle(plans, settings, context.run_id)
@@ -156,7 +157,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
             config.signed_by, config.small, config.most_passes, config.quiet_seconds,
             "changed" if config.last == "changed" else "everything",
         )  # fmt: skip
-        with _worded():
+        with _worded(), telling_of_settled(plans, settings, context.instance):
             done = cut_over(plans, settings, terms, context.run_id, context.log.info)
         _show(context, ({"entity": name, **outcomes} for name, outcomes in done.entities.items()))
 
