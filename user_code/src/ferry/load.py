@@ -11,7 +11,6 @@ from typing import Any
 
 import adbc_driver_manager as adbc
 import numpy as np
-import pgpq
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
@@ -28,6 +27,8 @@ from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.sign_off import refuse_change
 from ferry.stage import Manifest, Part
+from ferry.targets.binary import copy_in, sent_as, since_2000
+from ferry.targets.direct import DirectLoad, OtherwiseError, writes_directly
 from ferry.targets.postgres import ROW, UUID5, Bounds, LoadSql
 from ferry.verdict import PartVerdict
 
@@ -80,7 +81,10 @@ class Loader:
         self.sql = LoadSql(self.plan)
         self._numbers: np.ndarray | None = None
         self._begun: set[str] = set()
-        self._encoder_schema = pa.schema([pa.field(ROW, pa.int64()), *map(_sent_as, self.sql.fields)])
+        # Partitions of which a chunk would not take the short way; the next ones would not either.
+        self._the_long_way: set[str] = set()
+        self._direct: DirectLoad | None = None
+        self._encoder_schema = pa.schema([pa.field(ROW, pa.int64()), *map(sent_as, self.sql.fields)])
 
     def __enter__(self) -> "Loader":
         """Open the connection and create what the entity needs in `ferry`."""
@@ -90,6 +94,8 @@ class Loader:
             self.connection.execute(SESSION)
             ledger.prepare(self.connection)
             self._prepare_all()
+            if writes_directly(self.sql):
+                self._direct = DirectLoad(self.sql, self.connection)
         except BaseException:
             self.connection.close()
             raise
@@ -158,7 +164,32 @@ class Loader:
         if again := self.loaded_before(part, before):
             return again, True
         where = f"{self.plan.name}, {partition}, chunk {part.number}"
+
+        def keep(loaded: Loaded) -> Outcomes:
+            ledger.record_chunk(
+                self.connection,
+                entity=self.plan.name,
+                partition=partition,
+                chunk=part.number,
+                stage_id=manifest_id,
+                content_hash=part.content_hash,
+                plan_hash=self.plan.plan_hash,
+                outcomes=loaded.outcomes,
+                row_hash=loaded.row_hash,
+                run_id=self.run_id,
+            )
+            return loaded.outcomes
+
         try:
+            if self._direct and not before and partition not in self._the_long_way:
+                try:
+                    with self.connection.transaction():
+                        loaded = self._load_directly(self._direct, partition, part, table, verdict, where)
+                        return keep(loaded), False
+                except OtherwiseError:
+                    pass
+                except REFUSALS:
+                    self._the_long_way.add(partition)
             with self.connection.transaction():
                 if known and seen and self._trusts(known, seen):
                     loaded = self._load_changed(
@@ -166,21 +197,9 @@ class Loader:
                     )
                 else:
                     loaded = self._load(partition, part, table, verdict, known=bool(before), where=where)
-                ledger.record_chunk(
-                    self.connection,
-                    entity=self.plan.name,
-                    partition=partition,
-                    chunk=part.number,
-                    stage_id=manifest_id,
-                    content_hash=part.content_hash,
-                    plan_hash=self.plan.plan_hash,
-                    outcomes=loaded.outcomes,
-                    row_hash=loaded.row_hash,
-                    run_id=self.run_id,
-                )
+                return keep(loaded), False
         except psycopg.Error as error:
             raise told(error, where) from None
-        return loaded.outcomes, False
 
     def loaded_before(self, part: Part, before: dict[int, dict[str, Any]]) -> Outcomes | None:
         """The outcomes of a part whose content was loaded under this plan; None if it has to be loaded."""
@@ -281,12 +300,7 @@ class Loader:
 
     def copy(self, rows: pa.Table) -> None:
         """`COPY` rows (a table with their numbers and the needed columns) into the temporary table."""
-        encoder = pgpq.ArrowToPostgresBinaryEncoder(self._encoder_schema)
-        with self.connection.cursor() as cursor, cursor.copy(self.sql.copy()) as copy:
-            copy.write(encoder.write_header())
-            for batch in rows.to_batches(max_chunksize=16_384):
-                copy.write(encoder.write_batch(batch))
-            copy.write(encoder.finish())
+        copy_in(self.connection, self.sql.copied, rows)
 
     def incoming(self, table: pa.Table, numbers: np.ndarray) -> pa.Table:
         """The rows with these numbers, as `copy` takes them."""
@@ -294,7 +308,7 @@ class Loader:
         if len(numbers) != table.num_rows:
             picked = picked.take(pa.array(numbers))
         shown = numbers if self._numbers is None else self._numbers[numbers]
-        columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *map(_since_2000, picked.columns)]
+        columns = [pa.chunked_array([pa.array(shown, pa.int64())]), *map(since_2000, picked.columns)]
         return pa.table(columns, schema=self._encoder_schema)
 
     def _bounds(self, rows: pa.Table) -> Bounds:
@@ -328,6 +342,25 @@ class Loader:
         known = known or bool(match and match.then == "update")
         sent = table if verdict.sent is None else verdict.sent
         loaded = self._rows(sent, numbers, partition, part.number, known)
+        return self._accounted(partition, part, table, verdict, loaded, attempts, where)
+
+    def _load_directly(
+        self,
+        direct: DirectLoad,
+        partition: str,
+        part: Part,
+        table: pa.Table,
+        verdict: PartVerdict,
+        where: str,
+    ) -> Loaded:
+        """Load a part of which nothing is in the target yet; rows whose parent has no key go the long way."""
+        attempts, _ = self._forget(partition, part.number)
+        numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
+        sent = table if verdict.sent is None else verdict.sent
+        written = direct.write(sent, numbers, partition)
+        self.connection.execute("set constraints all immediate")
+        loaded = Loaded(Outcomes(inserted=written.rows), written.row_hash)
+        loaded.add(self._rows(sent, written.left, partition, part.number, known=False))
         return self._accounted(partition, part, table, verdict, loaded, attempts, where)
 
     def _load_changed(
@@ -501,26 +534,6 @@ class Loader:
                 "select pg_advisory_xact_lock(hashtextextended(%s, 2))", (f"ferry {plan.name}",)
             )
             id_map.prepare(self.connection, plan)
-
-
-def _sent_as(field: pa.Field) -> pa.Field:
-    """Dates and timestamps go out as the numbers that PostgreSQL stores."""
-    if pa.types.is_timestamp(field.type):
-        return pa.field(field.name, pa.int64())
-    return pa.field(field.name, pa.int32()) if pa.types.is_date32(field.type) else field
-
-
-def _since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dates and timestamps counted from 2000 on, as PostgreSQL does.
-
-    Its infinities, and years that Arrow's count from 1970 does not reach, came in wrapped around and go out so: the
-    subtraction does not check, and the encoder's own would stop the chunk.
-    """
-    if pa.types.is_timestamp(column.type):
-        return pc.subtract(pc.cast(column, pa.int64()), pa.scalar(946_684_800_000_000, pa.int64()))
-    if pa.types.is_date32(column.type):
-        return pc.subtract(pc.cast(column, pa.int32()), pa.scalar(10_957, pa.int32()))
-    return column
 
 
 def refusal(error: psycopg.Error, plan: EntityPlan) -> dict[str, Any]:

@@ -80,12 +80,11 @@ class LoadSql:
             sql.SQL(", ").join([sql.SQL("{} bigint").format(sql.Identifier(ROW)), *columns]),
         )
 
-    def copy(self) -> sql.Composed:
-        """`COPY` into the temporary table, binary."""
+    @property
+    def copied(self) -> sql.Composed:
+        """The temporary table and its columns, as `COPY` takes them."""
         names = [sql.Identifier(ROW), *(sql.Identifier(f.name) for f in self.fields)]
-        return sql.SQL("copy {} ({}) from stdin (format binary)").format(
-            self.incoming, sql.SQL(", ").join(names)
-        )
+        return sql.SQL("{} ({})").format(self.incoming, sql.SQL(", ").join(names))
 
     def refill(self) -> sql.Composed:
         """Fill the temporary table from waiting rows; their number is the waiting row's id.

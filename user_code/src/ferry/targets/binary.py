@@ -1,0 +1,70 @@
+# pyright: reportAttributeAccessIssue=false
+"""Arrow tables as PostgreSQL's binary `COPY`, and whole numbers back out of it."""
+
+import numpy as np
+import pgpq
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made at run time
+from psycopg import sql
+
+_ROWS_AT_ONCE = 16_384
+# Signature, flags and the length of the header's extension; a tuple of no fields (-1) ends the stream.
+_HEADER, _TRAILER = 19, 2
+
+
+def sent_as(field: pa.Field) -> pa.Field:
+    """How a column goes out: dates and timestamps as the numbers that PostgreSQL stores, others as they are."""
+    if pa.types.is_timestamp(field.type):
+        return pa.field(field.name, pa.int64())
+    return pa.field(field.name, pa.int32()) if pa.types.is_date32(field.type) else field
+
+
+def since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates and timestamps counted from 2000 on, as PostgreSQL does.
+
+    Its infinities, and years that Arrow's count from 1970 does not reach, came in wrapped around and go out so: the
+    subtraction does not check, and the encoder's own would stop the chunk.
+    """
+    if pa.types.is_timestamp(column.type):
+        return pc.subtract(pc.cast(column, pa.int64()), pa.scalar(946_684_800_000_000, pa.int64()))
+    if pa.types.is_date32(column.type):
+        return pc.subtract(pc.cast(column, pa.int32()), pa.scalar(10_957, pa.int32()))
+    return column
+
+
+def copy_in(connection: psycopg.Connection, into: sql.Composable, rows: pa.Table) -> None:
+    """`COPY` rows into `into` (a table, or a table and its columns), in the transaction that is open.
+
+    Args:
+        connection: the target's.
+        into: what follows `copy`; the columns have the types that `sent_as` stands for.
+        rows: the columns in the same order, as `sent_as` and `since_2000` made them.
+    """
+    encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
+    statement = sql.SQL("copy {} from stdin (format binary)").format(into)
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write(encoder.write_header())
+        for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            copy.write(encoder.write_batch(batch))
+        copy.write(encoder.finish())
+
+
+def read_numbers(
+    connection: psycopg.Connection, query: sql.Composed, columns: int, parameters: tuple[object, ...] = ()
+) -> list[np.ndarray]:
+    """The answer to a query whose columns are all `bigint` and never NULL: an array of int64 for each."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(sql.SQL("copy ({}) to stdout (format binary)").format(query), parameters) as copy,
+    ):
+        body = b"".join(copy)
+    fields = [part for n in range(columns) for part in ((f"length{n}", ">i4"), (f"value{n}", ">i8"))]
+    tuples = np.frombuffer(
+        body, np.dtype([("fields", ">i2"), *fields]), offset=_HEADER, count=_rows(body, columns)
+    )
+    return [tuples[f"value{n}"].astype(np.int64) for n in range(columns)]
+
+
+def _rows(body: bytes, columns: int) -> int:
+    return (len(body) - _HEADER - _TRAILER) // (2 + 12 * columns)
