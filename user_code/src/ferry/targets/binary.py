@@ -9,8 +9,6 @@ import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
 _ROWS_AT_ONCE = 16_384
-# Signature, flags and the length of the header's extension; a tuple of no fields (-1) ends the stream.
-_HEADER, _TRAILER = 19, 2
 
 
 def sent_as(field: pa.Field) -> pa.Field:
@@ -50,21 +48,20 @@ def copy_in(connection: psycopg.Connection, into: sql.Composable, rows: pa.Table
         copy.write(encoder.finish())
 
 
-def read_numbers(
-    connection: psycopg.Connection, query: sql.Composed, columns: int, parameters: tuple[object, ...] = ()
-) -> list[np.ndarray]:
-    """The answer to a query whose columns are all `bigint` and never NULL: an array of int64 for each."""
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(sql.SQL("copy ({}) to stdout (format binary)").format(query), parameters) as copy,
-    ):
-        body = b"".join(copy)
-    fields = [part for n in range(columns) for part in ((f"length{n}", ">i4"), (f"value{n}", ">i8"))]
-    tuples = np.frombuffer(
-        body, np.dtype([("fields", ">i2"), *fields]), offset=_HEADER, count=_rows(body, columns)
+def read_numbers(connection: psycopg.Connection, query: sql.Composed, columns: int) -> list[np.ndarray]:
+    """The answer to a query whose columns are all `bigint`, called `n0`, `n1`, … and never NULL.
+
+    The server strings them together: row by row, the client would need more time for them than for the rows they serve.
+
+    Returns:
+        An array of int64 for each column.
+    """
+    together = sql.SQL(", ").join(
+        sql.SQL("coalesce(string_agg(int8send({}), ''::bytea), ''::bytea)").format(sql.Identifier(f"n{n}"))
+        for n in range(columns)
     )
-    return [tuples[f"value{n}"].astype(np.int64) for n in range(columns)]
-
-
-def _rows(body: bytes, columns: int) -> int:
-    return (len(body) - _HEADER - _TRAILER) // (2 + 12 * columns)
+    answer = connection.execute(
+        sql.SQL("select {} from ({}) q").format(together, query), binary=True
+    ).fetchone()
+    assert answer is not None
+    return [np.frombuffer(body, ">i8").astype(np.int64) for body in answer]

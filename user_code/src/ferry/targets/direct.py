@@ -151,6 +151,8 @@ class DirectLoad:
         if not len(distinct):
             return pa.nulls(len(old), pa.int64()), np.zeros(len(old), dtype=bool)
         there, new = self._pairs(edge, distinct)
+        order = np.argsort(there, kind="stable")
+        there, new = there[order], new[order]
         if not len(there):
             return pa.nulls(len(old), pa.int64()), ~absent
         position = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
@@ -158,7 +160,7 @@ class DirectLoad:
         return pa.array(new[position], pa.int64(), mask=~found), ~found & ~absent
 
     def _pairs(self, edge: EdgePlan, wanted: np.ndarray) -> list[np.ndarray]:
-        """Old and new keys of a parent, by old key; at least those that are wanted (sorted, each once)."""
+        """Old and new keys of a parent, at least those of the old keys that are wanted (sorted, each once)."""
         parent = sql.Identifier("ferry", f"id_map_{edge.parent}")
         old, new = (
             sql.Identifier("p", name)
@@ -176,9 +178,9 @@ class DirectLoad:
             )
         return read_numbers(
             self.connection,
-            sql.SQL("select {}::bigint, {}::bigint from {} and p.status <> 'tombstone' order by 1").format(
-                old, new, narrowed
-            ),
+            sql.SQL(
+                "select {}::bigint as n0, {}::bigint as n1 from {} and p.status <> 'tombstone' order by 1"
+            ).format(old, new, narrowed),
             2,
         )
 
@@ -187,7 +189,7 @@ class DirectLoad:
         if self.plan.declaration.target.key.source == "natural":
             return None
         sequence = sql.Literal(self.plan.target.columns[self.plan.target_key[0]].sequence)
-        drawn = sql.SQL("select nextval({}::regclass) from generate_series(1, {})").format(
+        drawn = sql.SQL("select nextval({}::regclass) as n0 from generate_series(1, {})").format(
             sequence, sql.Literal(rows)
         )
         return pa.array(read_numbers(self.connection, drawn, 1)[0])
