@@ -88,10 +88,8 @@ class Loader:
 
     def __enter__(self) -> "Loader":
         """Open the connection and create what the entity needs in `ferry`."""
-        target = self.plan.declaration.target
-        self.connection = connect(self.settings.url(target.connection), target.connection, autocommit=True)
+        self.connection = self.beside()
         try:
-            self.connection.execute(SESSION)
             ledger.prepare(self.connection)
             self._prepare_all()
             if writes_directly(self.sql):
@@ -100,6 +98,13 @@ class Loader:
             self.connection.close()
             raise
         return self
+
+    def beside(self) -> psycopg.Connection:
+        """One more connection to the target, set as loads need it."""
+        target = self.plan.declaration.target
+        connection = connect(self.settings.url(target.connection), target.connection, autocommit=True)
+        connection.execute(SESSION)
+        return connection
 
     def __exit__(self, *_: object) -> None:
         """Close the connection; locks go with it."""

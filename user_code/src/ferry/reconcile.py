@@ -6,6 +6,7 @@ what stands in the target now. `compare` sends the staged rows again and names e
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from ferry.stage import Manifest, Stage
 from ferry.verdict import Judge
 
 MOST_EXAMPLES = 20
+# Blocks from which on a table is read over several connections.
+_LARGE = 4_096
 
 
 @dataclass
@@ -64,24 +67,22 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
         sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
         for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
     )
-    rows = loader.connection.execute(
-        sql.SQL(
-            "select m.partition, count(*),"
-            " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
-            " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
-            " and m.status <> 'tombstone' group by 1"
-        ).format(
-            key=sql.Identifier(plan.target_key[0]),
-            hash=loader.sql.row_hash("t"),
-            map=loader.sql.map.identifier,
-            target=plan.target.identifier,
-            on=on,
-        ),
-        (names,),
+    query = sql.SQL(
+        "select m.partition, count(*),"
+        " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
+        " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
+        " and m.status <> 'tombstone' and {{}} group by 1"
+    ).format(
+        key=sql.Identifier(plan.target_key[0]),
+        hash=loader.sql.row_hash("t"),
+        map=loader.sql.map.identifier,
+        target=plan.target.identifier,
+        on=on,
     )
     found = {name: Reconciliation(name) for name in names}
-    for name, compared, different in rows:
-        found[name].compared, found[name].different = compared, different
+    for name, compared, different in _side_by_side(loader, query, "m", loader.sql.map.identifier, (names,)):
+        found[name].compared += compared
+        found[name].different += different
     held = _held(loader)
     # A map with fewer or more entries than the ledger counts says nothing of the rows that it lacks.
     return {name: one for name, one in found.items() if one.compared == held.get(name, (0, 0))[0]}
@@ -111,14 +112,46 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
     on = sql.SQL(" and ").join(
         sql.SQL("f.{0} = t.{0}").format(sql.Identifier(column)) for column in plan.target_key
     )
-    there = loader.connection.execute(
-        sql.SQL(
-            "select count(*), coalesce(sum({}), 0) from {} t where not exists (select from {} f where {})"
-        ).format(loader.sql.row_hash("t"), plan.target.identifier, found, on)
-    ).fetchone()
+    query = sql.SQL(
+        "select count(*), coalesce(sum({}), 0) from {} t where not exists (select from {} f where {}) and {{}}"
+    ).format(loader.sql.row_hash("t"), plan.target.identifier, found, on)
+    slices = _side_by_side(loader, query, "t", plan.target.identifier)
+    there = tuple(map(sum, zip(*slices, strict=True)))
     if there != (sum(held.values()), sum(hash_ for _, hash_ in ledgers.values())):
         return None
     return {name: Reconciliation(name, compared=held.get(name, 0)) for name in names}
+
+
+def _side_by_side(
+    loader: Loader, query: sql.Composed, alias: str, table: sql.Identifier, parameters: tuple[Any, ...] = ()
+) -> list[tuple[Any, ...]]:
+    """The rows of a query over a table, asked for each slice of its blocks (the last `{}`) over its own connection.
+
+    One statement keeps one core of the target busy, and nothing is loaded meanwhile. Where the table is small, or
+    has partitions, whose rows share their places, it is asked once.
+    """
+    text = query.as_string(loader.connection)
+    size = loader.connection.execute(
+        "select pg_relation_size(oid) / current_setting('block_size')::int from pg_class where oid = %s::regclass"
+        " and relkind = 'r'",
+        (table.as_string(loader.connection),),
+    ).fetchone()
+    slices = loader.settings.loaders if size and size[0] >= _LARGE else 1
+    if slices == 1:
+        return loader.connection.execute(text.format("true"), parameters or None).fetchall()  # type: ignore[arg-type]
+    assert size is not None
+    ends = [size[0] * n // slices for n in range(slices)]
+    conditions = [
+        f"{alias}.ctid >= '({low},0)'" + (f" and {alias}.ctid < '({high},0)'" if high is not None else "")
+        for low, high in zip(ends, [*ends[1:], None], strict=True)
+    ]
+
+    def ask(condition: str) -> list[tuple[Any, ...]]:
+        with loader.beside() as connection:
+            return connection.execute(text.format(condition), parameters or None).fetchall()  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(slices, thread_name_prefix="reconcile") as pool:
+        return [row for rows in pool.map(ask, conditions) for row in rows]
 
 
 def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> Reconciliation:

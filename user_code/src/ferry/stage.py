@@ -334,7 +334,15 @@ def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
 def parquet(table: pa.Table) -> bytes:
     """A table as a Parquet file, cheap to write and to read again."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="lz4", use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        table,
+        sink,
+        compression="lz4",
+        use_dictionary=False,
+        write_statistics=False,
+        store_decimal_as_integer=True,
+        write_batch_size=16_384,
+    )
     return sink.getvalue().to_pybytes()
 
 

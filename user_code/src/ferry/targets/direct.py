@@ -33,7 +33,7 @@ _AS_THEY_ARE = {
 }  # fmt: skip
 """Types of a target column, and the Arrow type whose binary form is theirs."""
 
-# What lies between two keys is read as a whole if it cannot be more than so many rows for each that is wanted.
+# What lies between two keys is read as a whole if it is hardly more than so many rows for each that is wanted.
 _DENSE = 4
 
 
@@ -146,41 +146,41 @@ class DirectLoad:
         if len(numbers) != table.num_rows:
             old = old.take(pa.array(numbers))
         absent = old.is_null().to_numpy(zero_copy_only=False)
-        wanted = pc.fill_null(pc.cast(old, pa.int64()), 0).to_numpy()
-        distinct = np.unique(wanted[~absent])
-        if not len(distinct):
+        if absent.all():
             return pa.nulls(len(old), pa.int64()), np.zeros(len(old), dtype=bool)
-        there, new = self._pairs(edge, distinct)
+        there, new = self._pairs(edge, old)
         order = np.argsort(there, kind="stable")
         there, new = there[order], new[order]
         if not len(there):
             return pa.nulls(len(old), pa.int64()), ~absent
+        wanted = pc.fill_null(pc.cast(old, pa.int64()), 0).to_numpy()
         position = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
         found = (there[position] == wanted) & ~absent
         return pa.array(new[position], pa.int64(), mask=~found), ~found & ~absent
 
-    def _pairs(self, edge: EdgePlan, wanted: np.ndarray) -> list[np.ndarray]:
-        """Old and new keys of a parent, at least those of the old keys that are wanted (sorted, each once)."""
+    def _pairs(self, edge: EdgePlan, wanted: pa.Array) -> list[np.ndarray]:
+        """Old and new keys of a parent, in any order; at least those of the old keys that are wanted."""
         parent = sql.Identifier("ferry", f"id_map_{edge.parent}")
         old, new = (
             sql.Identifier("p", name)
             for name in (f"old_{edge.parent_key[0]}", f"new_{edge.parent_new_key[0]}")
         )
-        low, high = int(wanted[0]), int(wanted[-1])
-        if _dense(wanted, low, high):
+        low, high = _ends(wanted)
+        if high - low < _DENSE * len(wanted):
             narrowed = sql.SQL("{} p where {} between {} and {}").format(
                 parent, old, sql.Literal(low), sql.Literal(high)
             )
         else:
-            listed = sql.Literal("{" + ",".join(map(str, wanted.tolist())) + "}")
+            each = wanted.drop_null().unique().to_pylist()
+            listed = sql.Literal("{" + ",".join(map(str, each)) + "}")
             narrowed = sql.SQL("unnest({}::bigint[]) k join {} p on {} = k where true").format(
                 listed, parent, old
             )
         return read_numbers(
             self.connection,
-            sql.SQL(
-                "select {}::bigint as n0, {}::bigint as n1 from {} and p.status <> 'tombstone' order by 1"
-            ).format(old, new, narrowed),
+            sql.SQL("select {}::bigint as n0, {}::bigint as n1 from {} and p.status <> 'tombstone'").format(
+                old, new, narrowed
+            ),
             2,
         )
 
@@ -202,13 +202,10 @@ class DirectLoad:
         front, and then they do not add up.
         """
         place: sql.Composable
-        if pa.types.is_integer(keys.type) and _dense(
-            distinct := np.unique(keys.to_numpy()), distinct[0], distinct[-1]
-        ):
+        low, high = _ends(keys) if pa.types.is_integer(keys.type) else (0, 0)
+        if low < high < low + _DENSE * len(keys):
             place = sql.SQL("{} between {} and {}").format(
-                sql.Identifier("t", self.plan.target_key[0]),
-                sql.Literal(int(distinct[0])),
-                sql.Literal(int(distinct[-1])),
+                sql.Identifier("t", self.plan.target_key[0]), sql.Literal(low), sql.Literal(high)
             )
         else:
             row = self.connection.execute(
@@ -296,9 +293,10 @@ class DirectLoad:
         return row[0], Decimal(row[1])
 
 
-def _dense(distinct: np.ndarray, low: int, high: int) -> bool:
-    """Whether all that can lie between two whole numbers is little more than these."""
-    return int(high) - int(low) < _DENSE * len(distinct)
+def _ends(keys: pa.Array | pa.ChunkedArray) -> tuple[int, int]:
+    """The smallest and the largest of whole numbers, of which one at least is not NULL."""
+    ends = pc.call_function("min_max", [keys])
+    return ends["min"].as_py(), ends["max"].as_py()
 
 
 def _encoded(columns: dict[str, pa.ChunkedArray]) -> pa.Table:
