@@ -5,7 +5,8 @@ target. `digest` is the cheap look that every run makes: it compares the hashes 
 what stands in the target now. `compare` sends the staged rows again and names each key and column that differs.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from ferry.verdict import Judge
 
 MOST_EXAMPLES = 20
 # Blocks from which on a table is read over several connections.
-_LARGE = 4_096
+_LARGE = 512
 
 
 @dataclass
@@ -67,18 +68,22 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
         sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
         for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
     )
-    query = sql.SQL(
-        "select m.partition, count(*),"
-        " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
-        " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
-        " and m.status <> 'tombstone' and {{}} group by 1"
-    ).format(
-        key=sql.Identifier(plan.target_key[0]),
-        hash=loader.sql.row_hash("t"),
-        map=loader.sql.map.identifier,
-        target=plan.target.identifier,
-        on=on,
-    )
+
+    def query(part: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "select m.partition, count(*),"
+            " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
+            " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
+            " and m.status <> 'tombstone' and {part} group by 1"
+        ).format(
+            key=sql.Identifier(plan.target_key[0]),
+            hash=loader.sql.row_hash("t"),
+            map=loader.sql.map.identifier,
+            target=plan.target.identifier,
+            on=on,
+            part=part,
+        )
+
     found = {name: Reconciliation(name) for name in names}
     for name, compared, different in _side_by_side(loader, query, "m", loader.sql.map.identifier, (names,)):
         found[name].compared += compared
@@ -112,9 +117,13 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
     on = sql.SQL(" and ").join(
         sql.SQL("f.{0} = t.{0}").format(sql.Identifier(column)) for column in plan.target_key
     )
-    query = sql.SQL(
-        "select count(*), coalesce(sum({}), 0) from {} t where not exists (select from {} f where {}) and {{}}"
-    ).format(loader.sql.row_hash("t"), plan.target.identifier, found, on)
+
+    def query(part: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "select count(*), coalesce(sum({}), 0) from {} t where {}"
+            " and not exists (select from {} f where {})"
+        ).format(loader.sql.row_hash("t"), plan.target.identifier, part, found, on)
+
     slices = _side_by_side(loader, query, "t", plan.target.identifier)
     there = tuple(map(sum, zip(*slices, strict=True)))
     if there != (sum(held.values()), sum(hash_ for _, hash_ in ledgers.values())):
@@ -123,35 +132,39 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
 
 
 def _side_by_side(
-    loader: Loader, query: sql.Composed, alias: str, table: sql.Identifier, parameters: tuple[Any, ...] = ()
+    loader: Loader,
+    query: Callable[[sql.Composable], sql.Composed],
+    alias: str,
+    table: sql.Identifier,
+    parameters: tuple[Any, ...] | None = None,
 ) -> list[tuple[Any, ...]]:
-    """The rows of a query over a table, asked for each slice of its blocks (the last `{}`) over its own connection.
+    """The rows of a query over a table, asked for each of some ranges of its blocks over a connection of its own.
 
-    One statement keeps one core of the target busy, and nothing is loaded meanwhile. Where the table is small, or
-    has partitions, whose rows share their places, it is asked once.
+    One statement keeps one core of the target busy, and nothing is loaded meanwhile. A table that is small, or that
+    has partitions, whose rows share their places, is asked once.
     """
-    text = query.as_string(loader.connection)
-    size = loader.connection.execute(
+    row = loader.connection.execute(
         "select pg_relation_size(oid) / current_setting('block_size')::int from pg_class where oid = %s::regclass"
         " and relkind = 'r'",
         (table.as_string(loader.connection),),
     ).fetchone()
-    slices = loader.settings.loaders if size and size[0] >= _LARGE else 1
-    if slices == 1:
-        return loader.connection.execute(text.format("true"), parameters or None).fetchall()  # type: ignore[arg-type]
-    assert size is not None
-    ends = [size[0] * n // slices for n in range(slices)]
-    conditions = [
-        f"{alias}.ctid >= '({low},0)'" + (f" and {alias}.ctid < '({high},0)'" if high is not None else "")
-        for low, high in zip(ends, [*ends[1:], None], strict=True)
+    blocks, parts = (row[0], loader.settings.loaders) if row and row[0] >= _LARGE else (0, 1)
+    if parts == 1:
+        return loader.connection.execute(query(sql.SQL("true")), parameters).fetchall()
+    place = sql.Identifier(alias, "ctid")
+    starts = [sql.Literal(f"({blocks * n // parts},0)") for n in range(parts)]
+    ranges = [
+        sql.SQL("{0} >= {1}::tid and {0} < {2}::tid").format(place, start, end)
+        for start, end in itertools.pairwise(starts)
     ]
+    ranges.append(sql.SQL("{} >= {}::tid").format(place, starts[-1]))
 
-    def ask(condition: str) -> list[tuple[Any, ...]]:
+    def ask(part: sql.Composable) -> list[tuple[Any, ...]]:
         with loader.beside() as connection:
-            return connection.execute(text.format(condition), parameters or None).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query(part), parameters).fetchall()
 
-    with ThreadPoolExecutor(slices, thread_name_prefix="reconcile") as pool:
-        return [row for rows in pool.map(ask, conditions) for row in rows]
+    with ThreadPoolExecutor(parts, thread_name_prefix="reconcile") as pool:
+        return [row for rows in pool.map(ask, ranges) for row in rows]
 
 
 def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> Reconciliation:
