@@ -63,6 +63,10 @@ class Faults:
     cursors: int = 0  # cursors that were given under another number have expired
     rename_after: int = 0  # after so many pages `email` is called `mail`
     add_after: int = 0  # after so many pages rows have a new field
+    end_as: str = (
+        ""  # what a page without rows is: `204`, `404`, `null`; or `false`: the last page's next is that
+    )
+    moved: str = ""  # pages are found where this says: a prefix of their path
     shift_after: int = 0  # after so many pages a row is put before all others: offsets shift
     bomb: bool = False  # the next answer unfolds to 100 MB
     long_line: int = 0  # the next answer has so many bytes in one value
@@ -176,6 +180,10 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         given = dict(parse_qsl(parts.query))
         path, auth = parts.path, self.api.args.auth
+        moved = self.api.faults.moved
+        if moved and path.startswith("/items/"):
+            return self._send(308, None, {"Location": f"{moved}{self.path}"})
+        path = path.removeprefix("/v2")
         found = re.fullmatch(r"/as/(\w+)(/.*)", path)
         if found:
             auth, path = found[1], found[2]
@@ -286,6 +294,12 @@ class Handler(BaseHTTPRequestHandler):
             if way == "next_url":
                 answer["meta"]["next"] = f"{host if faults.other_host else ''}{parts.path}?{query}"
         headers["X-Total-Count"] = str(len(rows))
+        if faults.end_as in ("204", "404") and not page:
+            return self._send(int(faults.end_as), None, headers)
+        if faults.end_as == "null" and not page:
+            answer["data"]["items"] = None
+        if faults.end_as == "false":
+            answer["meta"] |= {"next": answer["meta"]["next"] or False, "more": str(more).lower()}
         return self._send(200, answer, headers)
 
     def _faulted(self, kind: str) -> bool:

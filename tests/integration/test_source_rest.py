@@ -89,6 +89,37 @@ def test_every_paging_brings_every_row_once(emulator: Emulator, tmp_path: Path, 
     assert one.completeness.proven
 
 
+ENDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "HTTP 204": ("number", {"end_as": "204"}, {}),
+    "HTTP 404, as declared": ("offset", {"end_as": "404"}, {"end": 404}),
+    "null for the list": ("keyset", {"end_as": "null"}, {}),
+    "false for the cursor": ("cursor", {"end_as": "false"}, {"more": "meta.more"}),
+    "false for the URL": ("next_url", {"end_as": "false"}, {}),
+    "another path of the same host": ("cursor", {"moved": "/v2"}, {}),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_apis_end_and_move_in_ways_of_their_own(emulator: Emulator, tmp_path: Path, end: str) -> None:
+    """Nothing, null or false mean that there are no more; who has moved on the same host is followed."""
+    way, behaviour, paging = ENDS[end]
+    emulator.control(**behaviour)
+    one = source(emulator, tmp_path, way, paging=paging | {"total": ""})
+    assert len(rows(list(one.read(None, None)))) == 1000
+    assert one.completeness is not None
+    assert one.completeness.proven
+
+
+def test_a_page_that_is_not_there_is_no_end_unless_it_is_declared(emulator: Emulator, tmp_path: Path) -> None:
+    """HTTP 404 may be a fault as well; the message says what to declare. A host elsewhere gets no credentials."""
+    emulator.control(end_as="404")
+    with pytest.raises(PermanentError, match=r"paging: \{end: 404\}"):
+        list(source(emulator, tmp_path, "offset", paging={"total": ""}).read(None, None))
+    emulator.control(moved="http://127.0.0.1:9")
+    with pytest.raises(PermanentError, match="another host"):
+        source(emulator, tmp_path).preflight()
+
+
 @pytest.mark.parametrize("way", ["link", "next_url", "cursor", "offset", "number", "keyset"])
 def test_after_a_kill_only_the_missing_pages_are_asked_for(
     emulator: Emulator, tmp_path: Path, way: str

@@ -25,6 +25,7 @@ from ferry.errors import FerryError, PermanentError, TransientError
 from ferry.sources.limits import Bucket, Slots
 
 _EXCERPT = 300
+_MOVED, _REDIRECTS = (301, 302, 303, 307, 308), 5
 
 
 class Throttled(TransientError):  # noqa: N818 - the fact is its name
@@ -66,14 +67,15 @@ class Answer:
     excerpt: str
 
     def json(self) -> Any:
-        """The body as JSON; fractional numbers as `Decimal`, whole ones as `int` of any size.
+        """The body as JSON, None for HTTP 204; fractional numbers as `Decimal`, whole ones as `int` of any size.
 
         Raises:
             TransientError: it is not whole JSON (a half answer that nothing else gave away).
             PermanentError: it is not UTF-8, has NaN or Infinity, or is nested beyond reason.
         """
         if "parsed" not in self.__dict__:
-            self.__dict__["parsed"] = self._parse()
+            # HTTP 204 says that there is nothing, and not that it got lost.
+            self.__dict__["parsed"] = self._parse() if self.body or self.status != 204 else None
         return self.__dict__["parsed"]
 
     def _parse(self) -> Any:
@@ -227,6 +229,14 @@ class Caller:
             points = cost() if callable(cost) else cost
             request = self._client.build_request(method, url, params=params, json=json, headers=headers)
             answer = self._send_within_limits(request, points)
+            for _ in range(_REDIRECTS):
+                elsewhere = answer.headers.get("location") if answer.status in _MOVED else None
+                if method != "GET" or elsewhere is None:
+                    break
+                moved = self.url(str(request.url.join(elsewhere)))
+                answer = self._send_within_limits(
+                    self._client.build_request(method, moved, headers=headers), points
+                )
             if answer.status == 401 and self.auth and not renewed:
                 renewed = True
                 if self.auth.renew(self.now()):
@@ -300,7 +310,8 @@ class Caller:
         def pause(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, TransientError) else None
-            return asked if asked is not None else back_off(state)
+            # `Retry-After: 0`, or a moment that has passed, is no reason to ask without end.
+            return asked or back_off(state)
 
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError), stop=enough, wait=pause, reraise=True

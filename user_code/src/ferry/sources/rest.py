@@ -15,7 +15,7 @@ import httpx
 
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.sources import auth as kinds
-from ferry.sources.calls import Answer, Auth, Caller, Patience, moment
+from ferry.sources.calls import Answer, Auth, Caller, Patience, Refused, moment
 from ferry.sources.limits import Bucket, Slots
 from ferry.sources.page import LATE, Completeness, Edge, Glance, Page, Window
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
@@ -151,7 +151,16 @@ class RestSource:
                 params[paging.param] = cursor["at"] if cursor else 0
             elif cursor is not None:
                 params[paging.param] = cursor["at"]
-            answer = self.caller.call("GET", self.declared.path, params=params)
+            try:
+                answer = self.caller.call("GET", self.declared.path, params=params)
+            except Refused as error:
+                if cursor is not None and error.status == paging.end:
+                    return ServerPage([], None, error.where, 0)
+                if cursor is not None and error.status == 404:
+                    error.next = (
+                        "If that is how this API says that there are no more pages: paging: {end: 404}"
+                    )
+                raise
         records = self._list(answer)
         total = self._total(answer)
         given = (cursor or {}).get("given", 0) + len(records)
@@ -187,6 +196,10 @@ class RestSource:
     def _list(self, answer: Answer) -> list[dict[str, Any]]:
         told = answer.json()
         found = dig(told, self._records) if self._records else told
+        around = dig(told, self._records[:-1]) if self._records else None
+        is_null = found is None and isinstance(around, dict) and self._records[-1] in around
+        if answer.status == 204 or (is_null and not (told.get("error") or told.get("errors"))):
+            return []  # nothing, or null where the list would stand
         if not isinstance(found, list):
             raise PermanentError(
                 f"the answer has no list at {'.'.join(self._records) or 'its top'}",
@@ -221,12 +234,15 @@ class RestSource:
     ) -> dict[str, Any] | None:
         paging = self.declared.paging
         more = dig(answer.json(), paging.more.split(".")) if paging.more else None
-        if paging.by == "none" or more is False:
+        if isinstance(more, str):
+            more = more.lower() not in ("false", "0", "no", "")
+        if paging.by == "none" or (more is not None and not more):
             return None
         if paging.by == "link":
             link = _parsed_link(answer).get("next", {}).get("url")
             return self._url(answer, link) if link else None
         told = dig(answer.json(), paging.next.split(".")) if paging.next else None
+        told = None if told is False else told
         if paging.by == "next_url":
             if told is not None and not isinstance(told, str):
                 raise PermanentError(

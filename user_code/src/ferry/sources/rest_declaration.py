@@ -76,6 +76,7 @@ class Paging(Declared):
         total: path to the number of all rows of the query, or `header:X-Total-Count`.
         first: number of the first page.
         key: path of the key in a row, for `keyset`.
+        end: a status that means, after the first page, that there are no more (404 of some).
     """
 
     by: Literal["link", "next_url", "cursor", "offset", "number", "keyset", "none"] = "none"
@@ -87,6 +88,7 @@ class Paging(Declared):
     total: str = ""
     first: int = 1
     key: str = "id"
+    end: int | None = Field(default=None, ge=400, lt=500)
 
 
 class WindowParams(Declared):
