@@ -8,7 +8,7 @@ up: ## Start the platform: writes .env when missing, builds, waits until healthy
 up-demo: ## The same with an old and a new shop to migrate between
 	@deploy/start.sh demo
 
-up-emulators: ## The same with servers that behave like Shopify, NetSuite and a hostile REST API
+up-emulators: ## The same with servers that behave like Shopify, NetSuite, Airbyte, Fivetran and REST APIs
 	@deploy/start.sh emulators
 
 down: ## Stop the platform; what is stored stays

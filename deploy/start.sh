@@ -38,7 +38,7 @@ fi
 
 # One message: what the first service that failed says itself.
 for service in postgres demo-db demo-fill migrate docker-proxy user-code webserver daemon \
-    emulated-shopify emulated-netsuite emulated-rest; do
+    emulated-shopify emulated-netsuite emulated-rest emulated-crm emulated-airbyte emulated-fivetran; do
     id=$(compose ps --all --quiet "$service" 2>/dev/null) || id=""
     [ -n "$id" ] || continue
     health=$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' "$id")

@@ -115,7 +115,9 @@ def test_a_run_gets_the_connections_and_reports_what_it_saw(stack: Stack) -> Non
         "docker_sockets": "none",
         "docker_host": "none",
         "user": 10001,
-        "connections": "FERRY_CONNECTIONS__CRM, FERRY_CONNECTIONS__LEGACY",
+        "connections": ", ".join(
+            f"FERRY_CONNECTIONS__{name}" for name in ("AIRBYTE", "CRM", "LANDING", "LEGACY", "NEW_NOTES")
+        ),
     }
 
 

@@ -15,12 +15,15 @@ SERVICES = {
 def test_each_emulator_is_a_service() -> None:
     """Each program runs from the image of user code, with the checkout's own file, on the port that is asked."""
     programs = {service["command"][1] for service in SERVICES.values()}
-    assert programs == {"shopify.py", "netsuite.py", "hostile_rest.py"}
+    assert programs == {
+        "shopify.py", "netsuite.py", "hostile_rest.py", "crm.py", "airbyte.py", "fivetran.py"
+    }  # fmt: skip
     for name, service in SERVICES.items():
         assert (ROOT / "tests" / "emulators" / service["command"][1]).exists(), name
         assert service["image"].startswith("ferry-user-code:")
         assert service["volumes"] == ["./tests/emulators:/opt/ferry/emulators:ro"]
-        assert f":{service['command'][-1]}/_control" in service["healthcheck"]["test"][-1]
+        port = service["command"][service["command"].index("--port") + 1]
+        assert f":{port}/_control" in service["healthcheck"]["test"][-1]
 
 
 def test_emulators_are_as_closed_as_every_service() -> None:

@@ -1,10 +1,15 @@
-"""A code location for the stack tests: runs that want too much memory, wait, or die, beside the shop's."""
+"""A code location for the stack tests, beside the shop's: runs that want too much memory, wait, or die.
+
+And one entity behind a connection of the emulated Airbyte.
+"""
 
 import os
 import time
 from pathlib import Path
 
 import dagster as dg
+
+from ferry.components import FerryResource
 
 MIB = 1024**2
 
@@ -58,4 +63,11 @@ def patient() -> None:
 
 
 # In process, as the shop's: one process in a container, so that the container's end is the run's end.
-defs = dg.Definitions(assets=[hungry, modest, plain, patient], executor=dg.in_process_executor)
+defs = dg.Definitions.merge(
+    dg.load_from_defs_folder(path_within_project=Path(__file__).parent / "synced" / "defs"),
+    dg.Definitions(
+        assets=[hungry, modest, plain, patient],
+        resources={"ferry": FerryResource()},
+        executor=dg.in_process_executor,
+    ),
+)

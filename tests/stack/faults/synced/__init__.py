@@ -1,0 +1,1 @@
+"""A connection of the emulated Airbyte, and the entity behind it."""
