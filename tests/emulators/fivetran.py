@@ -5,7 +5,7 @@
 The REST API as it is documented: connections, their schemas, sync, sync-history, pausing. A sync has no number when it
 is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it; one that is put off waits for the next
 call, as it does with a schedule by hand. `POST /_control` changes how it behaves (see `syncing.Faults`; beside those
-`pause`, `break_setup`, `delete`, `disable_table`, `put_off`, `warn`), `GET /_control` tells what was asked.
+`pause`, `break_setup`, `delete`, `disable_table`, `put_off`, `warn`, `cancel`), `GET /_control` tells what was asked.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Fivetran(Tool):
         self.deleted = wanted.pop("delete", self.deleted)
         self.put_off = wanted.pop("put_off", self.put_off)
         self.warning = wanted.pop("warn", self.warning)
+        if wanted.pop("cancel", False) and (running := self.running(CONNECTION)):
+            running.cancelled.set()
         self.disabled |= {name for name in [wanted.pop("disable_table", None)] if name}
         return super().control(wanted)
 

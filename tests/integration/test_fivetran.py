@@ -109,6 +109,15 @@ def test_a_sync_that_ended_while_nobody_looked_is_taken_over(
     assert len(shop.tool.tell()["syncs"]) == 1
 
 
+def test_a_sync_that_somebody_cancels_in_fivetran_fails_the_run(
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """No time of the connection moves then: its history says it, and the run does not wait for ever."""
+    shop.tool.control(hold=True)
+    with shop.meanwhile(lambda told: told["syncs"] and looked(5)(told), cancel=True):
+        assert "the sync was cancelled" in failure(shop.sync(instance))
+
+
 def test_a_sync_that_is_put_off_is_a_passing_error_and_the_next_run_asks_again(
     shop: Synced, instance: dg.DagsterInstance
 ) -> None:

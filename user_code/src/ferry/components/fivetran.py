@@ -9,11 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 from dagster_fivetran.translator import FivetranConnector, FivetranSchemaConfig
 
-from ferry.components.following import FAILED, RUNNING, SUCCEEDED, Connection, Counts, Sync
+from ferry.components.following import CANCELLED, FAILED, RUNNING, SUCCEEDED, Connection, Counts, Sync
 from ferry.declaration import nearest
 from ferry.errors import DeclarationError, PermanentError
 from ferry.sources.auth import basic
-from ferry.sources.calls import Caller, Patience, Refused
+from ferry.sources.calls import Caller, Patience, Refused, moment
 
 # How long a pause may take to stop a sync; Fivetran's own limit is 60 seconds.
 PAUSE_SECONDS = 60.0
@@ -48,6 +48,7 @@ class Fivetran:
             headers={"accept": "application/json;version=2"},
             who=self.label,
         )
+        self.asked = ""  # when this process asked for a sync, ISO 8601 by Fivetran's clock
 
     def connection(self, named: str, remembered: str | None) -> Connection:
         """The connection of that name (its schema) or id, with the tables that are enabled."""
@@ -88,6 +89,7 @@ class Fivetran:
     def start(self, connection: str) -> Sync:
         """Start a sync; without `force`, Fivetran leaves one that runs alone."""
         one, _ = self._look(connection)
+        self.asked = moment(self.caller.now() - 2)
         self._data("POST", f"connections/{connection}/sync", json={"force": False})
         return Sync(_handle(one), RUNNING, url=one.url)
 
@@ -103,8 +105,10 @@ class Fivetran:
                 when = (raw.get("status") or {}).get("rescheduled_for") or "later"
                 said = f"Fivetran has put the sync off until {when}"
                 return Sync(handle, FAILED, error=said, passing=True, url=one.url)
+            if one.sync_state != "syncing" and self._was_cancelled(connection):
+                return Sync(handle, CANCELLED, url=one.url)
             return Sync(handle, RUNNING, url=one.url)
-        last = self._last(connection)
+        last = str(self._newest(connection).get("reason") or "")
         if one.is_last_sync_successful:
             tables = self._tables(connection)
             streams = dict.fromkeys(tables, Counts(whole=True))
@@ -153,14 +157,19 @@ class Fivetran:
             if table.enabled
         }
 
-    def _last(self, connection: str) -> str:
-        """The reason of the newest sync in the history of the last hour; '' where the history says none."""
+    def _was_cancelled(self, connection: str) -> bool:
+        """Whether somebody stopped the sync that we started, which moves no time of the connection."""
+        newest = self._newest(connection) if self.asked else {}
+        stopped = str(newest.get("status", "")).upper().startswith("CANCEL")
+        return stopped and _newest_moment(newest) >= self.asked
+
+    def _newest(self, connection: str) -> dict[str, Any]:
+        """The newest sync in the history of the last hour; empty where there is none."""
         try:
             items = self._data("GET", f"connections/{connection}/sync-history")["items"]
         except (Refused, KeyError):
-            return ""
-        newest = max(items, key=_newest_moment, default={})
-        return str(newest.get("reason") or "")
+            return {}
+        return max(items, key=_newest_moment, default={})
 
     def _data(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         told = self.caller.call(method, path, **more).json()

@@ -138,6 +138,8 @@ def follow(
         what, then = connection.obstacle
         raise PermanentError(what, where=f"{service.label}, {connection.name}", next=then)
     now = service.look(connection.id, known) if known else None
+    if now is not None and now.state == RUNNING and service.running(connection.id) is None:
+        now = None  # it was asked for and is neither under way nor done: the tool has dropped it
     mine = now is not None and now.state == RUNNING
     if now is None or now.state not in (RUNNING, SUCCEEDED):
         now = service.running(connection.id)
