@@ -448,14 +448,14 @@ class AnySchema:
                 sql.SQL(
                     "select count(*) from {child} c left join {parent} p on {by_new} left join {parent} q on"
                     " {by_old} where p is distinct from q and not (p.* is null and q.* is null)"
-                    " or p.{new} is null and c.{into} is not null"
+                    " or p.{new} is null and {whole}"
                 ).format(
                     child=sql.Identifier("public", name),
                     parent=sql.Identifier("public", ref.to),
                     by_new=_equal("p", self.moved[ref.to].key, "c", into),
                     by_old=_equal("q", self.schema[ref.to].key, "c", ref.columns),
                     new=sql.Identifier(self.moved[ref.to].key[0]),
-                    into=sql.Identifier(into[0]),
+                    whole=_present("c", into),
                 )
             ).fetchone()
         assert row is not None

@@ -1,6 +1,8 @@
 """What happens to a target or a staging area meanwhile: one clear message, nothing lost, and the next run goes on."""
 
+import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from ferry.cli import app
 from ferry.replay import replay
 from migrating import Migrating
 from shop.demo.databases import create_database
@@ -118,18 +122,32 @@ def test_a_table_that_somebody_holds_is_told_and_the_next_run_goes_on(small: Sma
     assert small.migrating.load("names").outcomes.inserted == 1
 
 
-def test_a_map_entry_that_somebody_removed_is_named(small: Small) -> None:
-    """The ledger says two rows and the map has one: the row that lost its entry is named, and nothing is doubled."""
+def test_a_map_entry_that_somebody_removed_is_made_again_or_told(small: Small) -> None:
+    """A row like no other is found in the target and keeps its key, changed meanwhile or not; of twins it is told."""
     small.source(
-        "create table names (id int primary key, name text)", "insert into names values (1, 'a'), (2, 'b')"
+        "create table names (id int primary key, name text)",
+        "insert into names values (1, 'a'), (2, 'b'), (3, 'twin'), (4, 'twin')",
     )
     small.target(NAMES)
     small.declare("names", "id: int; name: str")
     small.migrating.load_all()
-    small.target("delete from ferry.id_map_names where old_id = 2")
+    keys = small.rows("select old_id, new_new_id, status::text from ferry.id_map_names order by 1")
+    small.target("delete from ferry.id_map_names where old_id < 3")
+    small.source("update names set name = 'bb' where id = 2")
     again = small.migrating.load("names")
-    assert (again.skipped_chunks, again.different) == (1, 1)
-    assert small.rows("select count(*) from names") == [(2,)]
+    assert (again.outcomes.updated, again.outcomes.inserted, again.different) == (1, 0, 0)
+    assert small.rows("select old_id, new_new_id, status::text from ferry.id_map_names order by 1") == keys
+    small.target("delete from ferry.id_map_names where old_id = 3")
+    assert (small.migrating.load("names").failed, small.rows("select count(*) from names")) == ({}, [(4,)])
+    small.target("delete from ferry.id_map_names where old_id > 2")
+    said = small.migrating.load("names").failed["all"]
+    assert "names, all: rows that were loaded have no map entry any more: 3; 4" in said
+    (entry,) = re.findall(r"insert into ferry.id_map_names .* values \(…, 'inserted', 'all'\)", said)
+    for old, new, _ in keys[2:]:
+        small.target(entry.replace("…", f"{old}, {new}"))
+    again = small.migrating.load("names")
+    assert (again.failed, again.outcomes.inserted, again.outcomes.unchanged) == ({}, 0, 4)
+    assert small.rows("select count(*) from names") == [(4,)]
 
 
 def test_nothing_personal_is_shown_of_rows_that_are_refused(small: Small) -> None:
@@ -159,6 +177,12 @@ def test_nothing_personal_is_shown_of_rows_that_are_refused(small: Small) -> Non
     ]  # fmt: skip
     assert [text for _, text in shown if "@" in text] == []
     assert all("***" in text for reason, text in shown if reason != "target_refused")
+    said = CliRunner().invoke(
+        app, ["rejects", "--json", "--key", "bob@x.org"], env=small.migrating.environment
+    )
+    assert [(row["key"], row["row"]) for row in json.loads(said.stdout)["rows"]] == [
+        (["***"], {"email": "***", "name": "Bob", "boss": "***"})
+    ]
     small.target("alter table people drop constraint people_name_key")
     replay(small.migrating.plans(), small.migrating.settings, reason="target_refused")
     assert ("dee@x.org",) in small.rows("select email from people")

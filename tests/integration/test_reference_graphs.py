@@ -85,12 +85,13 @@ def _key(width: int) -> st.SearchStrategy[Key]:
 def expected(graph: Graph) -> tuple[dict[str, set[tuple[int | None, ...]]], dict[int, str]]:
     """What must be in the target, by entity (tag, and each parent's tag), and each rejected tag with its reason.
 
-    Written down from the rules: all rows of a repeated key go, then, until nothing changes, every row that needs a
-    parent who is not left.
+    Written down from the rules: all rows of a repeated key go, and those that no partition takes; then, until nothing
+    changes, every row that needs a parent who is not left.
     """
     often = {name: Counter(row.key for row in rows) for name, rows in graph.rows.items()}
     left = {
-        name: {row.key: row for row in rows if often[name][row.key] == 1} for name, rows in graph.rows.items()
+        name: {row.key: row for row in rows if often[name][row.key] == 1 and row.part != "elsewhere"}
+        for name, rows in graph.rows.items()
     }
 
     def lacks(name: str, row: Row) -> list[tuple[str, Key]]:
@@ -108,6 +109,8 @@ def expected(graph: Graph) -> tuple[dict[str, set[tuple[int | None, ...]]], dict
         for row in rows:
             if often[name][row.key] > 1:
                 reasons[row.tag] = "duplicate_key"
+            elif row.part == "elsewhere":
+                reasons[row.tag] = "outside_partitions"
             elif row.key not in left[name]:
                 never = any(not often[to][key] for to, key in lacks(name, row))
                 reasons[row.tag] = "missing_parent" if never else "parent_rejected"

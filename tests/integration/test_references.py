@@ -1,11 +1,14 @@
 """References of every shape: chains, cycles, orphans, and rows that the target takes only when their parents came."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ferry.cli import app
 from ferry.errors import DeclarationError, PermanentError
 from ferry.replay import replay
 from ferry.rollback import roll_back
@@ -145,6 +148,38 @@ def test_a_cycle_of_not_null_references_is_inserted_together(small: Small, order
     assert small.rejected("people") == {"30": "parent_rejected"}
 
 
+def test_constraints_that_are_set_aside_are_shown_and_come_back_checked(small: Small) -> None:
+    """A NOT NULL cycle without a deferrable constraint; a row that breaks one keeps it on record until it is gone."""
+    a_ring(small, "not null", "not null")
+    small.target("create index people_name on people (name)")
+    for name in ("firms", "people"):
+        declared = small.migrating.folder / name / "defs.yaml"
+        document = json.loads(declared.read_text())
+        document["attributes"]["target"]["constraints"] = "at_end"
+        declared.write_text(json.dumps(document))
+    aside = "select name from ferry.set_aside order by 1"
+    there = "select conname from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace"
+    for name in ("people", "firms"):
+        assert not small.migrating.load(name).failed
+    said = CliRunner().invoke(app, ["status", "--json"], env=small.migrating.environment)
+    assert {row["entity"]: row["set_aside"] for row in json.loads(said.stdout)} == {
+        "firms": ["foreign key firms_boss"], "people": ["index people_name", "foreign key people_firm_fkey"],
+    }  # fmt: skip
+    assert small.rows(there) == []
+    small.target("insert into people (firm, name) values (-1, 'broken')")
+    with pytest.raises(PermanentError, match=r"people_firm_fkey of .+ cannot be put back"):
+        small.migrating.settle()
+    assert (small.rows(there), small.rows(aside)) == ([("firms_boss",)], [("people_firm_fkey",)])
+    small.target("delete from people where name = 'broken'")
+    small.migrating.settle()
+    assert sorted(small.rows(there)) == [("firms_boss",), ("people_firm_fkey",)]
+    assert small.rows(aside) == []
+    assert small.rows("select count(*) from pg_indexes where indexname = 'people_name'") == [(1,)]
+    assert small.rows(RING) == [
+        ("forty", "two"), ("one", "ten"), ("ten", "one"), ("twenty", "one"), ("two", "twenty"),
+    ]  # fmt: skip
+
+
 def test_a_cycle_that_no_order_resolves_is_refused_with_the_way_out(small: Small) -> None:
     """Nothing is read or written; the message has a statement that helps, and with it the plan goes through."""
     a_ring(small, "not null", "not null")
@@ -248,6 +283,41 @@ def test_a_waiting_row_that_the_target_refuses_is_the_only_one_rejected(small: S
     settle(plans, small.migrating.settings)
     assert [name for name, _ in small.rows(LINKS)] == ["a", "b", "c", "d"]
     assert small.outcomes("children") == {"extracted": 4, "inserted": 4}
+
+
+def test_a_row_that_waited_is_kept_whole_when_it_is_rejected(small: Small) -> None:
+    """With what is dropped and before what is made, for either reason; replay makes it once, and the child follows."""
+    small.source(
+        "create table parents (id int primary key, name text)",
+        "create table children (id int primary key, parent int, label text, note text)",
+        "insert into parents values (1, 'one'), (2, '')",
+        "insert into children values (1, 1, 'bad', 'first'), (2, 2, 'b', 'second'), (3, 1, 'c', 'third')",
+    )
+    small.target(
+        "create table parents (new_id bigint generated always as identity primary key, name text)",
+        "create table children (new_id bigint generated always as identity primary key, parent bigint"
+        " references parents, name text check (name <> 'bad!'))",
+    )
+    small.declare("parents", "id: int; name: Annotated[str, Field(min_length=1)]")
+    small.declare(
+        "children", "id: int", drop=["note"], mapping={"name": {"expression": "label || '!'"}},
+        references=[{"column": "parent", "to": "parents"}],
+    )  # fmt: skip
+    small.migrating.load("children")
+    small.migrating.load("parents")
+    small.migrating.settle()
+    kept = "select reason, row from ferry.rejected_rows where entity = 'children' order by id"
+    assert sorted(small.rows(kept)) == [
+        ("parent_rejected", {"id": 2, "parent": 2, "label": "b", "note": "second"}),
+        ("target_refused", {"id": 1, "parent": 1, "label": "bad", "note": "first"}),
+    ]
+    small.target("alter table children drop constraint children_name_check")
+    small.declare("parents", "id: int; name: str")
+    plans = small.migrating.plans()
+    replay(plans, small.migrating.settings)
+    settle(plans, small.migrating.settings)
+    assert [name for name, _ in small.rows(LINKS)] == ["b!", "bad!", "c!"]
+    assert small.outcomes("children") == {"extracted": 3, "inserted": 3}
 
 
 def test_fail_stops_settling_and_names_the_first_row(small: Small) -> None:

@@ -61,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A foreign key of a table: columns here, the table and columns there, and when it is checked."""
+    """A foreign key of a table: columns here, the table (its `label`) and columns there, and when it is checked."""
 
     name: str
     columns: tuple[str, ...]
@@ -202,7 +202,8 @@ _FOREIGN: LiteralString = """
 select f.conname::text,
        array(select a.attname::text from unnest(f.conkey) with ordinality k(n, o)
              join pg_attribute a on a.attrelid = f.conrelid and a.attnum = k.n order by k.o),
-       f.confrelid::regclass::text,
+       (select n.nspname || '.' || p.relname from pg_class p join pg_namespace n on n.oid = p.relnamespace
+        where p.oid = f.confrelid),
        array(select a.attname::text from unnest(f.confkey) with ordinality k(n, o)
              join pg_attribute a on a.attrelid = f.confrelid and a.attnum = k.n order by k.o),
        f.condeferrable

@@ -12,8 +12,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry.errors import PermanentError
-from ferry.kept import NOT_WHOLE, dumps
+from ferry.kept import dumps
 from ferry.load import REFUSALS, Loader, refusal
+from ferry.whole_rows import complete, kept_as
 
 # `label` is how `ferry.waiting_rows.missing` writes a parent: its entity, a space, its old key.
 NODES = """
@@ -146,19 +147,16 @@ def refuse(loader: Loader, waiting: int, said: dict[str, Any]) -> None:
     """Reject the one waiting row that the target does not take."""
     with loader.connection.transaction():
         loader.connection.execute(
-            "with gone as (delete from ferry.waiting_rows where id = %s returning *), moved as (update ferry.ledger l"
-            " set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity = gone.entity and"
-            " l.partition = gone.partition and l.chunk = gone.chunk)"
-            " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, run_id)"
-            " select entity, partition, chunk, row_no, key, 'target_refused', %s, row || %s, %s from gone",
-            (
-                waiting,
-                Jsonb([said], dumps=dumps),
-                # What waited was read and made already; replay would do so a second time.
-                Jsonb({NOT_WHOLE: []} if loader.plan.changes else {}),
-                loader.run_id,
-            ),
+            sql.SQL(
+                "with gone as (delete from ferry.waiting_rows where id = %s returning *), moved as (update"
+                " ferry.ledger l set waiting = waiting - 1, rejected = rejected + 1 from gone where l.entity ="
+                " gone.entity and l.partition = gone.partition and l.chunk = gone.chunk)"
+                " insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, sent,"
+                " run_id) select entity, partition, chunk, row_no, key, 'target_refused', %s, {}, %s from gone"
+            ).format(kept_as(loader)),
+            (waiting, Jsonb([said], dumps=dumps), loader.run_id),
         )
+        complete(loader)
 
 
 def move(loader: Loader, moved: dict[str, Any]) -> None:

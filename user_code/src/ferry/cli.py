@@ -15,11 +15,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from ferry import ledger
+from ferry import constraints, ledger
 from ferry.catalogue import connect
 from ferry.cli_connectors import connectors
 from ferry.cli_deliver import deliver, show
 from ferry.cli_partitions import partitions
+from ferry.contract.verdict import MASK
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
 from ferry.ledger import Outcomes
@@ -169,12 +170,14 @@ def status(
         # Without `--partition` also what was loaded under a declaration that cut otherwise.
         totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
         complete = ledger.complete_partitions(connection, name) if prepared else set()
+        aside = [f"{one.kind} {one.name}" for one in constraints.waiting(connection) if one.entity == name]
         shown.append(
             {
                 "entity": name,
                 **totals.as_dict(),
                 "complete": len(complete & set(keys)),
                 "partitions": len(keys),
+                "set_aside": aside,
             }
         )
     if as_json:
@@ -188,6 +191,10 @@ def status(
     }
     for table in number_tables("Ledger", cells, console.width):
         console.print(table)
+    for row in shown:
+        if row["set_aside"]:
+            aside = ", ".join(row["set_aside"])
+            console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}", highlight=False)
     return None
 
 
@@ -195,6 +202,9 @@ def status(
 def rejects(
     entities: Entities = None,
     reason: Annotated[str | None, typer.Option(help="only this reason")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="only the row with this old key; once for each part")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="rows shown for each entity")] = 20,
     defs: Defs = None,
     as_json: Json = False,
@@ -210,12 +220,13 @@ def rejects(
             continue
         counts[name] = ledger.rejections(connection, name)
         rows = connection.execute(
-            "select entity, partition, key, reason, errors, row, attempts from ferry.rejected_rows"
-            " where entity = %s and (%s::text is null or reason = %s) order by id limit %s",
-            (name, reason, reason, limit),
+            "select id, entity, partition, key, reason, errors, row, attempts from ferry.rejected_rows"
+            " where entity = %s and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
+            " order by id limit %s",
+            (name, reason, reason, key or None, key or [], limit),
         )
-        names: tuple[str, ...] = ("entity", "partition", "key", "reason", "errors", "row", "attempts")
-        shown.extend(dict(zip(names, row, strict=True)) for row in rows)
+        names = ("id", "entity", "partition", "key", "reason", "errors", "row", "attempts")
+        shown.extend(_masked(dict(zip(names, row, strict=True)), plans[name]) for row in rows)
     if as_json:
         return print_json({"counts": counts, "rows": shown})
     if not shown:
@@ -235,6 +246,17 @@ def rejects(
         for why, count in by_reason.items():
             console.print(f"{count:>8,}  {name}: {why}", highlight=False)
     return None
+
+
+def _masked(rejected: dict[str, Any], plan: EntityPlan) -> dict[str, Any]:
+    """A rejected row without what is personal; `ferry.rejected_rows` has all of it, under its `id`."""
+    key = [
+        MASK if name in plan.personal else part
+        for name, part in zip(plan.source_key, rejected["key"], strict=True)
+    ]
+    row = {name: MASK if name in plan.personal and value is not None else value
+           for name, value in rejected["row"].items()}  # fmt: skip
+    return {**rejected, "key": key, "row": row}
 
 
 @app.command()
@@ -340,31 +362,33 @@ def known_names(plans: MigrationPlan, entities: list[str] | None) -> tuple[str, 
 
 
 @app.command()
-def reconcile(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
+def reconcile(
+    entities: Entities = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="put right what differs, from the stage; keys stay")
+    ] = False,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
     """Hold the whole target against what was staged, and name every key that differs."""
-    from ferry.load import Loader
-    from ferry.pipeline import reconcile as reconcile_all
-    from ferry.stage import Stage
+    from ferry.pipeline import hold
 
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings, only=tuple(entities or ()))
     found: list[dict[str, Any]] = []
-    for name in plans.order:
-        if entities and name not in entities:
-            continue
-        with Loader(plans, name, settings) as loader:
-            stages = {key: Stage(settings.stage_root, name, key) for key in plans[name].scheme.keys}
-            manifests = {key: manifest for key, stage in stages.items() if (manifest := stage.manifest())}
-            for result in reconcile_all(loader, settings, manifests):
-                found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
-                for difference in result.differences if not as_json else ():
-                    console.print(f"[red]✗[/red] {name}, {result.partition}: {difference}", highlight=False)
-    different = sum(row["different"] for row in found)
+    for name, result in hold(plans, known_names(plans, entities), settings, repair=repair):
+        found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
+        for difference in result.differences if not as_json else ():
+            sign = "[red]✗[/red]" if result.different else "put right:"
+            console.print(f"{sign} {name}, {result.partition}: {difference}", highlight=False)
+    compared, different, repaired = (
+        sum(row[count] for row in found) for count in ("compared", "different", "repaired")
+    )
     if as_json:
         print_json(found)
     else:
-        compared = sum(row["compared"] for row in found)
-        console.print(f"{compared:,} rows compared, {different:,} differ.", highlight=False)
+        right = f", {repaired:,} were put right" if repair else ""
+        console.print(f"{compared:,} rows compared, {different:,} differ{right}.", highlight=False)
     if different:
         raise typer.Exit(1)
 

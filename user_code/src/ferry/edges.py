@@ -27,6 +27,10 @@ class EdgePlan:
     parent_new_key: tuple[str, ...]
     strategy: str
     why: str
+    # Of each target column the source column that says the same, where the parent keeps this part of its old key.
+    kept: tuple[str, ...] = ()
+    # The target columns that are NULL without this parent; the others have their value from elsewhere.
+    own: tuple[str, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -86,7 +90,7 @@ def circles(
         left[name] = tuple(
             reference.to
             for reference in declaration.references
-            if reference.to in component and not _null_first(declaration, reference, target)
+            if reference.to in component and not _null_first(migration, name, reference, target)
         )
     return [
         _insertable(migration, circle, tables) if len(circle) > 1 else circle
@@ -94,17 +98,70 @@ def circles(
     ]
 
 
-def _null_first(declaration: EntityDeclaration, reference: Reference, target: Table) -> bool:
+def _null_first(migration: Migration, name: str, reference: Reference, target: Table) -> bool:
     """Whether a circular reference may stand as NULL until its parent comes: allowed to, and nullable."""
-    into = _into(declaration, reference)
-    nullable = not any(name in target.columns and target.columns[name].not_null for name in into)
-    return (
-        nullable and reference.on_missing == "set_null" and not set(into) & set(declaration.target.key.column)
-    )
+    own = _own(migration, name, reference, target)
+    key = migration[name].declaration.target.key.column
+    nullable = not any(column in target.columns and target.columns[column].not_null for column in own)
+    return bool(own) and nullable and reference.on_missing == "set_null" and not set(own) & set(key)
 
 
 def _into(declaration: EntityDeclaration, reference: Reference) -> tuple[str, ...]:
     return reference.into or tuple(declaration.target_column(name) for name in reference.column)
+
+
+def _kept(migration: Migration, reference: Reference) -> tuple[str, ...]:
+    """Of each column of the parent's new key the child's column with the same value, '' where the key is made anew."""
+    parent = migration[reference.to].declaration
+    found = []
+    for column in parent.target.key.column:
+        part = _old_part(migration, reference.to, column, frozenset())
+        at = parent.source.key.index(part) if part else -1
+        found.append(reference.column[at] if 0 <= at < len(reference.column) else "")
+    return tuple(found)
+
+
+def _old_part(migration: Migration, name: str, column: str, asked: frozenset[tuple[str, str]]) -> str:
+    """The part of an entity's old key that a column of its new key holds as it is; '' if there is none.
+
+    A column that references fill is one if their parents keep it as well; a circle of them keeps it.
+    """
+    declaration = migration[name].declaration
+    part = next((one for one in declaration.source.key if declaration.target_column(one) == column), "")
+    if declaration.target.key.source != "natural" or column in declaration.mapping or not part:
+        return ""
+    for reference in declaration.references:
+        parent, into = migration[reference.to].declaration, _into(declaration, reference)
+        if column in into and (name, column) not in asked:
+            theirs = (
+                parent.target.key.column[into.index(column)]
+                if len(into) == len(parent.target.key.column)
+                else ""
+            )
+            old = _old_part(migration, reference.to, theirs, asked | {(name, column)}) if theirs else ""
+            at = parent.source.key.index(old) if old else -1
+            if at < 0 or reference.column[at : at + 1] != (part,):
+                return ""
+    return part
+
+
+def _own(migration: Migration, name: str, reference: Reference, target: Table) -> tuple[str, ...]:
+    """The target columns that are NULL if this reference leads nowhere.
+
+    A column that several references fill belongs to the narrowest. One that the parent keeps is there without the
+    parent: if it is part of this entity's own key, or may not be NULL, it stays.
+    """
+    declaration = migration[name].declaration
+    narrowest = sorted(declaration.references, key=lambda one: len(one.column))
+    own = []
+    for column, kept in zip(_into(declaration, reference), _kept(migration, reference), strict=False):
+        owner = next(one for one in narrowest if column in _into(declaration, one))
+        needed = column in declaration.target.key.column or (
+            column in target.columns and target.columns[column].not_null
+        )
+        if owner == reference and not (kept and needed):
+            own.append(column)
+    return tuple(own)
 
 
 def _insertable(
@@ -152,7 +209,8 @@ def plan_edge(
     parent = migration[reference.to].declaration
     where = f"{entity.path}: references[{position}]"
     into = _into(entity.declaration, reference)
-    columns = [column_of(target, name, where) for name in into]
+    for name in into:
+        column_of(target, name, where)
     new_key = parent.target.key.column
     if len(into) != len(new_key):
         raise DeclarationError(
@@ -166,18 +224,19 @@ def plan_edge(
             where=where,
             next="A reference can be resolved within one target database only",
         )
-    nullable = not any(column.not_null for column in columns)
+    kept, own = _kept(migration, reference), _own(migration, entity.name, reference, target)
+    nullable = bool(own) and not any(target.columns[name].not_null for name in own)
     back = reference.to in circular_parents(migration, entity.name)
-    if back and _null_first(entity.declaration, reference, target):
+    if back and _null_first(migration, entity.name, reference, target):
         strategy = NULL_THEN_UPDATE
-        why = f"the way to {reference.to} leads back here, and {', '.join(into)} may be NULL for a while"
+        why = f"the way to {reference.to} leads back here, and {', '.join(own)} may be NULL for a while"
     elif reference.to not in circle:
         strategy, why = WAIT, f"{reference.to} comes first; a row whose parent has no key yet waits"
-    elif set(into) & set(entity.declaration.target.key.column):
+    elif set(own) & set(entity.declaration.target.key.column):
         raise DeclarationError(
             f"the key of {entity.name} needs the key of {reference.to}, and the other way round",
             where=where,
-            why=f"{', '.join(into)} is part of the key of {target.label}",
+            why=f"{', '.join(own)} is part of the key of {target.label}",
             next="Give the target a key of its own, or leave this reference to a later step",
         )
     else:
@@ -196,12 +255,12 @@ def plan_edge(
         )
     if reference.on_missing == "set_null" and not nullable:
         raise DeclarationError(
-            f"`set_null` cannot be done: {', '.join(into)} may not be NULL",
+            f"`set_null` cannot be done: {', '.join(own or into)} may not be NULL",
             where=f"{where}.on_missing",
             next="Use reject or stub",
         )
     return EdgePlan(
-        reference, reference.to, reference.column, into, parent.source.key, new_key, strategy, why
+        reference, reference.to, reference.column, into, parent.source.key, new_key, strategy, why, kept, own
     )
 
 

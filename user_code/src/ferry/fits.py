@@ -4,7 +4,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from ferry.catalogue import Column, Table, arrow_field, column_of
-from ferry.declaration import Entity, nearest
+from ferry.declaration import Entity, Migration, nearest
 from ferry.edges import AHEAD, EdgePlan
 from ferry.errors import DeclarationError
 from ferry.targets.types import comparable
@@ -150,6 +150,43 @@ def check_possible(plan: "EntityPlan") -> None:
         )
     if plan.ahead and not plan.has_map:
         raise DeclarationError("keys that are allocated ahead need an id map", where=f"{path}: id_map")
+
+
+def check_foreign(plan: "EntityPlan", migration: Migration, targets: dict[str, Table]) -> None:
+    """A foreign key to the key of a table that is loaded too has its reference: without it a row leads to anybody.
+
+    What a rule of `mapping` makes is its author's business, and so is a key to another unique column.
+    """
+    carried = {column.target: column for column in plan.columns}
+    for key in plan.target.foreign_keys:
+        parent = next(
+            (
+                name
+                for name, table in targets.items()
+                if table.label == key.table
+                and set(key.to_columns) & set(migration[name].declaration.target.key.column)
+                and migration[name].declaration.target.connection == plan.declaration.target.connection
+            ),
+            None,
+        )
+        plain = [carried[name] for name in key.columns if name in carried]
+        if (
+            parent
+            and len(plain) == len(key.columns)
+            and all(one.source in plan.source.columns for one in plain)
+        ):
+            columns = [one.source for one in plain]
+            raise DeclarationError(
+                f"{', '.join(columns)} would be carried as it is, and no reference says that it leads to {parent}",
+                where=f"{plan.entity.path}: references",
+                why=f"{plan.target.label} has the foreign key {key.name} to {key.table}, which {parent} fills",
+                next=f"Declare `references: [{{column: {_listed(columns)}, to: {parent}}}]`; where the keys stay the"
+                f" same, {parent} says so with `target.key.from: natural`",
+            )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
 
 
 def check_comparable(plan: "EntityPlan", position: int, parent: Table) -> None:

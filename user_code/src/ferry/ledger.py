@@ -11,12 +11,13 @@ from psycopg import sql
 
 from ferry.errors import PermanentError, PromiseBroken, TransientError
 
-VERSION = 1
+VERSION = 2
+"""Of the tables below; what an earlier one made is brought up to it, statement by statement, and nothing is lost."""
 
 SCHEMA: LiteralString = """
 create schema if not exists ferry;
 create table if not exists ferry.about (version int not null);
-insert into ferry.about select 1 where not exists (select from ferry.about);
+insert into ferry.about select 0 where not exists (select from ferry.about);
 do $$ begin
   create type ferry.map_status as enum ('inserted', 'preserved', 'stub', 'tombstone');
 exception when duplicate_object then null; end $$;
@@ -42,6 +43,8 @@ create table if not exists ferry.rejected_rows (
   key text[] not null, reason text not null, errors jsonb not null, row jsonb not null,
   attempts int not null default 1, run_id text not null default '', rejected_at timestamptz not null default now()
 );
+-- The row as it would have been loaded, of one that waited; `row` is what came from the source.
+alter table ferry.rejected_rows add column if not exists sent jsonb;
 create index if not exists rejected_rows_place on ferry.rejected_rows (entity, partition, chunk);
 create index if not exists rejected_rows_key on ferry.rejected_rows (entity, key);
 create table if not exists ferry.waiting_rows (
@@ -65,6 +68,8 @@ create table if not exists ferry.partition_keys (
   entity text not null, by text not null, key text not null, registered_at timestamptz not null default now(),
   unique (entity, by, key)
 );
+create or replace function ferry.differ(name text, value anyelement) returns anyelement language plpgsql as $$
+begin raise exception 'two references lead to parents with different keys there' using column = name; end $$;
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 
@@ -121,10 +126,10 @@ def prepare(connection: psycopg.Connection) -> None:
     """Create the schema `ferry` if it is not there; many processes may do it at once."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtext('ferry.schema'))")
-        row = connection.execute("select to_regclass('ferry.partition_keys')").fetchone()
-        if row is None or row[0] is None:
+        if _version(connection) < VERSION:
             try:
                 connection.execute(SCHEMA)
+                connection.execute("update ferry.about set version = %s", (VERSION,))
             except psycopg.errors.InsufficientPrivilege as error:
                 raise PermanentError(
                     "the bookkeeping schema `ferry` cannot be created in the target",
@@ -132,6 +137,14 @@ def prepare(connection: psycopg.Connection) -> None:
                     why=str(error).splitlines()[0],
                     next="grant create on database … to this user, or create schema ferry and give it to the user",
                 ) from None
+
+
+def _version(connection: psycopg.Connection) -> int:
+    row = connection.execute("select to_regclass('ferry.about')").fetchone()
+    if row is None or row[0] is None:
+        return 0
+    row = connection.execute("select version from ferry.about").fetchone()
+    return row[0] if row else 0
 
 
 def is_prepared(connection: psycopg.Connection) -> bool:
@@ -238,6 +251,13 @@ def reopen_partition(connection: psycopg.Connection, entity: str, partition: str
     """Take back that a partition is complete: children whose parents it may lack go on waiting."""
     connection.execute(
         "delete from ferry.partitions where entity = %s and partition = %s", (entity, partition)
+    )
+
+
+def doubt(connection: psycopg.Connection, entity: str, partition: str) -> None:
+    """Let the next load hold every row of a partition against the target, whatever was loaded before."""
+    connection.execute(
+        "update ferry.ledger set plan_hash = '' where entity = %s and partition = %s", (entity, partition)
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import psycopg
 
+from ferry import ledger, lost_entries
 from ferry.errors import FerryError, TransientError
 from ferry.handover import (
     LOADED,
@@ -51,7 +52,7 @@ __all__ = [
     "Progress",
     "Staged",
     "carry",
-    "reconcile",
+    "hold",
 ]
 
 LONGEST_PAUSE = 240.0
@@ -110,6 +111,49 @@ def carry(
         time.sleep(pause(settings, attempt, [event.error for event in retryable]))
 
 
+def hold(
+    plans: MigrationPlan,
+    entities: tuple[str, ...],
+    settings: Settings,
+    *,
+    run_id: str = "",
+    repair: bool = False,
+) -> Iterator[tuple[str, Reconciliation]]:
+    """Hold the target against whatever is staged of some entities (all if none is named), partition by partition.
+
+    Args:
+        plans: the whole plan.
+        entities: whose rows.
+        settings: connections and the staging area.
+        run_id: recorded in the ledger, where something is put right.
+        repair: load what differs from the stage again: rows get their values, and their keys, back.
+
+    Yields:
+        The entity and what was found; what is put right is counted, and named, as `repaired`.
+    """
+    for name in plans.order:
+        if entities and name not in entities:
+            continue
+        with Loader(plans, name, settings, run_id) as loader:
+            stages = {key: Stage(settings.stage_root, name, key) for key in plans[name].scheme.keys}
+            staged = {key: manifest for key, stage in stages.items() if (manifest := stage.manifest())}
+            found = {one.partition: one for one in reconcile(loader, settings, staged)}
+            wrong = [one for one in found.values() if repair and one.different]
+            for one in wrong:
+                loader.lock(one.partition)
+                ledger.doubt(loader.connection, name, one.partition)
+                loader.unlock()
+        todo = tuple(one.partition for one in wrong)
+        for event in carry(plans, name, todo, settings, run_id=run_id, stages=(LOADED,)) if todo else ():
+            if isinstance(event, PartitionFailed):
+                raise event.error
+            if isinstance(event, Reconciliation):
+                event.repaired = found[event.partition].different - event.different
+                event.differences = event.differences or found[event.partition].differences
+                found[event.partition] = event
+        yield from ((name, one) for one in found.values())
+
+
 def pause(settings: Settings, attempt: int, errors: list[FerryError]) -> float:
     """Seconds until the next attempt: they double, with jitter, up to a few minutes, or are what somebody asked for."""
     asked = [e.retry_after for e in errors if isinstance(e, TransientError) and e.retry_after]
@@ -128,18 +172,24 @@ def _carry_once(
 ) -> Iterator[Event]:
     channel = Channel(settings.read_ahead)
     stopped = threading.Event()
-    reader = threading.Thread(
-        target=read_all,
-        args=(plans, plan, partitions, settings, wanted, staged, channel, stopped),
-        name=f"read {plan.name}",
-        daemon=True,
-    )
-    reader.start()
     finished: set[str] = set()
+    reader: threading.Thread | None = None
+
+    def read(some: tuple[str, ...]) -> threading.Thread:
+        what = (plans, plan, some, settings, wanted, staged, channel, stopped)
+        thread = threading.Thread(target=read_all, args=what, name=f"read {plan.name}", daemon=True)
+        thread.start()
+        return thread
+
     try:
         if LOADED in wanted:
             try:
                 with Loader(plans, plan.name, settings, run_id) as loader:
+                    # The stage tells of what was loaded, until reading makes it anew.
+                    for partition, error in lost_entries.put_back(loader, partitions).items():
+                        finished.add(partition)
+                        yield PartitionFailed(partition, error, LOADED)
+                    reader = read(tuple(one for one in partitions if one not in finished))
                     for event in load_all(loader, settings, channel):
                         if isinstance(event, Reconciliation | PartitionFailed):
                             finished.add(event.partition)
@@ -149,11 +199,12 @@ def _carry_once(
                     if partition not in finished:
                         yield PartitionFailed(partition, worded(error, plan.name, partition), LOADED)
         else:
+            reader = read(partitions)
             while (item := channel.get()) is not None:
                 if not isinstance(item, Rows | Kept | Begin | End):
                     yield item
     finally:
         stopped.set()
-        while reader.is_alive():
+        while reader is not None and reader.is_alive():
             channel.drain()
             reader.join(0.05)

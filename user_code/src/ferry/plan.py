@@ -28,6 +28,7 @@ from ferry.extract import describe_sources
 from ferry.fits import (
     check_comparable,
     check_filled,
+    check_foreign,
     check_key,
     check_names,
     check_possible,
@@ -120,8 +121,8 @@ class EntityPlan:
     def written(self) -> tuple[str, ...]:
         """The target columns that a load writes, the key aside when the target makes it."""
         named = [column.target for column in self.columns]
-        named += [name for edge in self.edges for name in edge.target_columns if name not in named]
-        return tuple(named)
+        named += [name for edge in self.edges for name in edge.target_columns]
+        return tuple(dict.fromkeys(named))
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ def _plan_entity(
         check_comparable(plan, position, tables[edge.parent][0])
         if edge.reference.on_missing == "stub":
             check_stub(entity, migration[edge.parent], edge, tables[edge.parent][1])
+    check_foreign(plan, migration, {one: pair[1] for one, pair in tables.items()})
     check_filled(entity, target, plan)
     check_key(entity, target, plan)
     unknown = unknown_columns(entity, source)

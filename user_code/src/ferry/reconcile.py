@@ -42,11 +42,15 @@ class Difference:
 
 @dataclass
 class Reconciliation:
-    """The result for one partition: rows that were compared, rows that differ, and the first of them."""
+    """The result for one partition: rows compared, rows that differ, those that differed until they were put right.
+
+    `differences` are the first of them.
+    """
 
     partition: str
     compared: int = 0
     different: int = 0
+    repaired: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     @property

@@ -21,6 +21,7 @@ from ferry.partition import scheme_of
 from ferry.plan import EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
 from ferry.targets.types import wire_type
+from ferry.whole_rows import complete, kept_as
 
 
 @dataclass
@@ -284,14 +285,16 @@ def _reject_rest(loader: Loader) -> dict[str, int]:
                 " case when {never} then 'missing_parent' else 'parent_rejected' end as reason,"
                 " to_jsonb(array_remove(array[{listed}], null)) as errors),"
                 " kept as (insert into ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors,"
-                " row, run_id) select entity, partition, chunk, row_no, key, reason, errors, row, %(run)s from gone),"
+                " row, sent, run_id) select entity, partition, chunk, row_no, key, reason, errors, {kept}, %(run)s"
+                " from gone),"
                 " counted as (select partition, chunk, count(*) n from gone group by 1, 2),"
                 " moved as (update ferry.ledger l set waiting = waiting - n, rejected = rejected + n from counted c"
                 " where l.entity = %(entity)s and l.partition = c.partition and l.chunk = c.chunk)"
                 " select reason, count(*) from gone group by 1"
-            ).format(never=never, listed=listed),
+            ).format(never=never, listed=listed, kept=kept_as(loader)),
             {"entity": plan.name, "run": loader.run_id},
         ).fetchall()
+        complete(loader)
     return dict(rows)
 
 
@@ -341,11 +344,12 @@ def _revive(loader: Loader) -> int:
         + [
             sql.SQL("({null} or exists (select from {map} p where p.status <> 'tombstone' and {on}))").format(
                 null=sql.SQL(" or ").join(
-                    sql.SQL("r.row->>{} is null").format(sql.Literal(name)) for name in edge.source_columns
+                    sql.SQL("coalesce(r.sent, r.row)->>{} is null").format(sql.Literal(name))
+                    for name in edge.source_columns
                 ),
                 map=sql.Identifier("ferry", f"id_map_{edge.parent}"),
                 on=sql.SQL(" and ").join(
-                    sql.SQL("p.{} = (r.row->>{})::{}").format(
+                    sql.SQL("p.{} = (coalesce(r.sent, r.row)->>{})::{}").format(
                         sql.Identifier(f"old_{key}"),
                         sql.Literal(name),
                         sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
@@ -366,7 +370,7 @@ def _revive(loader: Loader) -> int:
                 " r.reason in ('missing_parent', 'parent_rejected') and {} returning r.*),"
                 " waits as (insert into ferry.waiting_rows (entity, partition, chunk, row_no, key, missing, row,"
                 " run_id)"
-                " select entity, partition, chunk, row_no, key, '{{}}', row, %(run)s from back),"
+                " select entity, partition, chunk, row_no, key, '{{}}', coalesce(sent, row), %(run)s from back),"
                 " counted as (select partition, chunk, count(*) n from back group by 1, 2),"
                 " moved as (update ferry.ledger l set waiting = waiting + n, rejected = rejected - n from counted c"
                 " where l.entity = %(entity)s and l.partition = c.partition and l.chunk = c.chunk)"

@@ -14,20 +14,24 @@ from ferry.components.settling import telling_of_settled
 from ferry.cutover import Terms, cut_over
 from ferry.deliver import deliver_all
 from ferry.errors import DeclarationError, FerryError
-from ferry.load import Loader
-from ferry.pipeline import reconcile
+from ferry.pipeline import hold
 from ferry.plan import MigrationPlan, plan_migration
 from ferry.replay import replay
 from ferry.rollback import roll_back
 from ferry.settings import Settings
 from ferry.settle import settle
-from ferry.stage import Stage
 
 
 class Selection(dg.Config):
     """Which entities a job works on."""
 
     entities: list[str] = Field(default_factory=list, description="entities; all if the list is empty")
+
+
+class ReconcileConfig(Selection):
+    """Whose rows are held against the stage, and whether what differs is put right."""
+
+    repair: bool = Field(default=False, description="load what differs from the stage again; keys stay")
 
 
 class ReplayConfig(Selection):
@@ -105,23 +109,18 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         _show(context, [*done, *sent])
 
     @dg.op(name="reconcile_target", out=dg.Out(dg.Nothing))
-    def reconcile_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:
-        """Hold the target against what was staged; fails, and names the keys, if a row differs."""
+    def reconcile_op(context: dg.OpExecutionContext, config: ReconcileConfig, ferry: FerryResource) -> None:
+        """Hold the target against what was staged; fails, and names the keys, if a row differs and is not put right."""
         plans, settings = _planned(folder, ferry, config.entities)
         rows, different = [], 0
         with _worded():
-            for name in plans.order:
-                if config.entities and name not in config.entities:
-                    continue
-                with Loader(plans, name, settings, context.run_id) as loader:
-                    stages = {key: Stage(settings.stage_root, name, key) for key in plans[name].scheme.keys}
-                    manifests = {key: found for key, stage in stages.items() if (found := stage.manifest())}
-                    for result in reconcile(loader, settings, manifests):
-                        different += result.different
-                        rows += [
-                            {"entity": name, "partition": result.partition, "difference": str(one)}
-                            for one in result.differences
-                        ]
+            chosen = tuple(config.entities)
+            for name, result in hold(plans, chosen, settings, run_id=context.run_id, repair=config.repair):
+                different += result.different
+                rows += [
+                    {"entity": name, "partition": result.partition, "difference": str(one)}
+                    for one in result.differences
+                ]
         _show(context, rows)
         if different:
             raise dg.Failure(

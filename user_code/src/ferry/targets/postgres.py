@@ -16,7 +16,7 @@ from ferry.catalogue import Column, as_text
 from ferry.edges import EdgePlan
 from ferry.id_map import MapTable, deferred_table, map_table
 from ferry.plan import EntityPlan
-from ferry.targets.types import wire_type
+from ferry.targets.types import carry, wire_type
 
 HASHED = (
     "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "bpchar", "bool", "date", "timestamp",
@@ -241,6 +241,7 @@ class LoadSql:
         sets = sql.SQL(", ").join(
             sql.SQL("{} = p.{}").format(sql.Identifier(target), sql.Identifier(f"new_{name}"))
             for target, name in zip(edge.target_columns, edge.parent_new_key, strict=True)
+            if target in edge.own
         )
         news = sql.SQL(", ").join(sql.Identifier("d", name) for name in self.map.new)
         set_news = sql.SQL(", ").join(sql.Identifier("set", name) for name in self.map.new)
@@ -330,7 +331,7 @@ class LoadSql:
             for position, name in enumerate(self._old_key("i"))
         ]
         select += self._made()
-        filled: set[str] = set()
+        filled: dict[str, list[sql.Composable]] = {}
         for position, edge in enumerate(plan.edges):
             alias = f"p{position}"
             on = [
@@ -351,22 +352,12 @@ class LoadSql:
                 )
             )
             for target, new in zip(edge.target_columns, edge.parent_new_key, strict=True):
-                filled.add(target)
-                select.append(
-                    sql.SQL("{} as {}").format(
-                        sql.Identifier(alias, f"new_{new}"), sql.Identifier(f"c_{target}")
-                    )
-                )
-            present = sql.SQL(" and ").join(
-                sql.SQL("{} is not null").format(sql.Identifier("i", name)) for name in edge.source_columns
-            )
-            select.append(
-                sql.SQL("({} and {} is null) as {}").format(
-                    present,
-                    sql.Identifier(alias, f"new_{edge.parent_new_key[0]}"),
-                    sql.Identifier(f"m{position}"),
-                )
-            )
+                filled.setdefault(target, []).append(sql.Identifier(alias, f"new_{new}"))
+            select.append(sql.SQL("{} as {}").format(self._lacks(position), sql.Identifier(f"m{position}")))
+        select += [
+            sql.SQL("{} as {}").format(self._referred(target, news), sql.Identifier(f"c_{target}"))
+            for target, news in filled.items()
+        ]
         for column in plan.columns:
             if column.target not in filled:
                 value = self._expression(column.source, plan.target.columns[column.target], column.cast)
@@ -396,6 +387,38 @@ class LoadSql:
         return sql.SQL("select {} from {} i {}").format(
             sql.SQL(", ").join(select), self.incoming, sql.SQL(" ").join(joins)
         )
+
+    def _lacks(self, position: int) -> sql.Composed:
+        """Whether an incoming row `i` refers to a parent that has no key yet."""
+        edge, alias = self.plan.edges[position], f"p{position}"
+        return sql.SQL("({} and {} is null)").format(
+            sql.SQL(" and ").join(
+                sql.SQL("{} is not null").format(sql.Identifier("i", name)) for name in edge.source_columns
+            ),
+            sql.Identifier(alias, f"new_{edge.parent_new_key[0]}"),
+        )
+
+    def _referred(self, target: str, news: list[sql.Composable]) -> sql.Composable:
+        """The value of a column that references fill: their parents' new key; they have to agree.
+
+        Where the parent keeps that part of its key, the value is there without the parent too: a reference of which
+        another part is NULL leads nowhere and says something all the same.
+        """
+        value = news[0]
+        for other in news[1:]:
+            value = sql.SQL(
+                "case when {0} <> {1} then ferry.differ({2}, {0}) else coalesce({0}, {1}) end"
+            ).format(value, other, sql.Literal(target))
+        for position, edge in enumerate(self.plan.edges):
+            kept = dict(zip(edge.target_columns, edge.kept, strict=True)).get(target)
+            column = self.plan.target.columns[target]
+            cast = carry(self.plan.parsed[kept], column) if kept else None
+            if kept and cast is not None:
+                itself = self._expression(kept, column, cast)
+                if target in edge.own:
+                    itself = sql.SQL("case when not {} then {} end").format(self._lacks(position), itself)
+                value = sql.SQL("coalesce({}, {})").format(value, itself)
+        return value
 
     def _match(self) -> sql.Composed:
         """Rows that were in the target before, found by the declared columns; those that we made do not count."""
@@ -590,41 +613,86 @@ class LoadSql:
 
     def allocate(self) -> sql.Composed:
         """Give the waiting rows in the temporary table their new keys ahead of themselves."""
-        plan = self.plan
-        columns = {column.target: column for column in plan.columns}
-        made = plan.declaration.target.key.source != "natural"
-        natural = [] if made else [columns[name] for name in plan.target_key]
+        made = self.plan.declaration.target.key.source != "natural"
         new: list[sql.Composable] = (
-            [self._new_key()] if made else [sql.Identifier("r", f"c_{c.target}") for c in natural]
+            [self._new_key()] if made else [sql.Identifier("r", f"c_{name}") for name in self.plan.target_key]
         )
         return sql.SQL(
             "insert into {map} as m ({old}, {new_names}, status, partition) select {keys}, {new}, 'inserted',"
-            ' r.partition from (select {inner} from {incoming} i join ferry.waiting_rows w on w.id = i."#row_no") r'
+            " w.partition from ({resolved}) r join ferry.waiting_rows w on w.id = r.row_no"
             " on conflict ({old}) do update set status = 'inserted' where m.status = 'tombstone'"
         ).format(
             map=self.map.identifier,
             old=sql.SQL(", ").join(map(sql.Identifier, self.map.old)),
             new_names=sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
-            keys=sql.SQL(", ").join(sql.Identifier("r", f"k{n}") for n in range(len(plan.source_key))),
+            keys=sql.SQL(", ").join(sql.Identifier("r", f"k{n}") for n in range(len(self.plan.source_key))),
             new=sql.SQL(", ").join(new),
-            inner=sql.SQL(", ").join(
-                [
-                    sql.SQL("w.partition"),
-                    *self._made(),
-                    *(
-                        sql.SQL("{} as {}").format(name, sql.Identifier(f"k{position}"))
-                        for position, name in enumerate(self._old_key("i"))
-                    ),
-                    *(
-                        sql.SQL("{} as {}").format(
-                            self._expression(c.source, plan.target.columns[c.target], c.cast),
-                            sql.Identifier(f"c_{c.target}"),
-                        )
-                        for c in natural
-                    ),
-                ]
+            resolved=self._resolved(False, {}),
+        )
+
+    def forget_mapped(self) -> sql.Composed:
+        """Remove the incoming rows whose old key is in the map."""
+        return sql.SQL("delete from {} i using {} m where {}").format(
+            self.incoming,
+            self.map.identifier,
+            sql.SQL(" and ").join(
+                sql.SQL("{} = {}").format(sql.Identifier("m", old), name)
+                for old, name in zip(self.map.old, self._old_key("i"), strict=True)
             ),
-            incoming=self.incoming,
+        )
+
+    def old_keys(self) -> sql.Composed:
+        """The old keys of the incoming rows, as arrays of text, in their order. Parameter: how many."""
+        return sql.SQL("select {} from {} i order by i.{} limit %s").format(
+            self._key_text("i"), self.incoming, sql.Identifier(ROW)
+        )
+
+    def claim(self) -> sql.Composed:
+        """Give incoming rows the map entry of the row of the target that is theirs, where that is certain.
+
+        A row is theirs if it has their key, where the old key tells that, or else is the only one that equals them in
+        all that is written, and has no entry. Where the map knows rows that were there before, this may be one, and is
+        not taken back. Parameter: partition.
+        """
+        plan = self.plan
+        told = plan.declaration.target.key.source in ("natural", "uuid5")
+        names = plan.target_key if told else [n for n in plan.written if n not in plan.target_key]
+        sides = [
+            sql.SQL("hash_record_extended(row({}), 0)").format(
+                sql.SQL(", ").join(self.comparable(alias, name) for name in names)
+            )
+            for alias in ("t", "c")
+        ]
+        same = [
+            sql.SQL("{} is not distinct from {}").format(self.comparable("t", n), self.comparable("c", n))
+            for n in names
+        ]
+        return sql.SQL(
+            "insert into {map} ({old}, {new}, status, partition, row_hash) select {old_keys}, {new_keys},"
+            " (case when exists (select from {map} where status = 'preserved') then 'preserved' else 'inserted' end)"
+            "::ferry.map_status, %(partition)s, there from (select c.*, {keys}, {hash} as there, count(*) over"
+            " (partition by c.row_no) of_theirs, count(*) over (partition by {key}) of_ours"
+            " from ({resolved}) c join {target} t on {same} where not exists (select from {map} q where {claimed}))"
+            " x where of_theirs = 1 and of_ours = 1"
+        ).format(
+            map=self.map.identifier,
+            old=sql.SQL(", ").join(map(sql.Identifier, self.map.old)),
+            new=sql.SQL(", ").join(map(sql.Identifier, self.map.new)),
+            old_keys=sql.SQL(", ").join(sql.Identifier("x", f"k{n}") for n in range(len(plan.source_key))),
+            new_keys=sql.SQL(", ").join(sql.Identifier("x", f"t{n}") for n in range(len(plan.target_key))),
+            keys=sql.SQL(", ").join(
+                sql.SQL("t.{} as {}").format(sql.Identifier(name), sql.Identifier(f"t{n}"))
+                for n, name in enumerate(plan.target_key)
+            ),
+            key=sql.SQL(", ").join(sql.Identifier("t", name) for name in plan.target_key),
+            hash=self.row_hash("t"),
+            resolved=self.resolved(),
+            target=plan.target.identifier,
+            same=sql.SQL(" and ").join([sql.SQL("{} = {}").format(*sides), *same]),
+            claimed=sql.SQL(" and ").join(
+                sql.SQL("q.{} = t.{}").format(sql.Identifier(new), sql.Identifier(name))
+                for new, name in zip(self.map.new, plan.target_key, strict=True)
+            ),
         )
 
     def _made(self) -> list[sql.Composable]:
