@@ -54,7 +54,8 @@ def writes_directly(statements: LoadSql) -> bool:
     """Whether an entity's first load may take the short way.
 
     The target holds what it is sent (`LoadSql.as_sent`), its binary types are those of the rows, keys are natural or
-    come from a sequence, no row is matched, and every reference waits for a whole number of another entity.
+    come from a sequence, no row is matched, and every reference waits for a whole number of another entity, in a column
+    of its own.
     """
     plan = statements.plan
     key = plan.declaration.target.key
@@ -67,6 +68,7 @@ def writes_directly(statements: LoadSql) -> bool:
         and not plan.later
         and (made or key.source == "natural")
         and all(_looked_up(plan, edge) for edge in plan.edges)
+        and len({name for edge in plan.edges for name in edge.target_columns}) == len(plan.edges)
         and all(_encodes(plan, one.source, one.target) for one in plan.columns)
     )
 
