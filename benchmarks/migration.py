@@ -32,6 +32,8 @@ TPCH = HERE / "tpch"
 DURABLE = {
     "fsync": "on", "full_page_writes": "on", "wal_level": "replica", "shared_buffers": "512MB", "max_wal_size": "8GB",
     "max_wal_senders": "0", "checkpoint_timeout": "15min",
+    # As PostgreSQL comes; the demo's server does without.
+    "max_parallel_workers_per_gather": "2", "max_parallel_maintenance_workers": "2",
 }  # fmt: skip
 CHANGE = """
 update orders set o_totalprice = o_totalprice + 1 where o_orderkey % 100 = 1;

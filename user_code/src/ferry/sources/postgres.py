@@ -7,6 +7,7 @@ no exact counterpart for travel as PostgreSQL's own text, so that nothing is rou
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, LiteralString
 
 import adbc_driver_manager as adbc
@@ -300,8 +301,7 @@ class PostgresExtraction(Extraction):
         query = sql.SQL("select {} from {} where {} order by {}").format(
             select, self._from, self._condition, order
         )
-        for batch in self._stream(query):
-            yield conform(batch, self.schema, self._where)
+        yield from _one_ahead(conform(batch, self.schema, self._where) for batch in self._stream(query))
 
     def _read(self, query: sql.Composed) -> pa.Table:
         batches = list(self._stream(query))
@@ -340,6 +340,15 @@ class PostgresExtraction(Extraction):
             raise PermanentError(
                 "the source refused the query", where=self._where, why=_first_line(error)
             ) from None
+
+
+def _one_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches; while one is staged and judged, the next one is read from the source."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composable:
