@@ -46,11 +46,16 @@ class Served(Dagster):
 
 
 @contextmanager
-def serving(migrating: Migrating, home: Path, *, daemon: bool = False) -> Iterator[Served]:
-    """Serve a migration until the block ends, with a daemon for backfills if asked; runs are processes of their own."""
+def serving(
+    migrating: Migrating, home: Path, *, daemon: bool = False, code: str = "location"
+) -> Iterator[Served]:
+    """Serve a migration until the block ends, with a daemon for backfills if asked; runs are processes of their own.
+
+    `code` is the module of its code location: that of a shop, or `small_location`.
+    """
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
-    module = f"{{module_name: location, location_name: {Served.location}, working_directory: {TESTS}}}"
+    module = f"{{module_name: {code}, location_name: {Served.location}, working_directory: {TESTS}}}"
     (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
     port = free_port()
     variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home)}

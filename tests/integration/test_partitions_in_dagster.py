@@ -8,11 +8,13 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from ferry.components import FerryResource, partition_sensor
-from ferry.components.automation import source_automation
-from ferry.components.entity import entity_assets, migration_in, observed_source
+from asking import wait_for
+from ferry.components import FerryResource
+from ferry.components.entity import entity_assets, migration_in
 from ferry.partition import OTHERS
+from serving import serving
 from small import Small
+from small_location import small_location
 
 EVERY_KEY = [f"2024-0{month}|{region}" for month in (1, 2) for region in (OTHERS, "north", "south")]
 
@@ -59,25 +61,9 @@ def small(new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.
     return made
 
 
-def location(small: Small) -> dg.Definitions:
-    """The entities, what they are made of, the sensor and the schedules, as a code location serves them."""
-    folder = small.migrating.folder
-    migration = migration_in(folder)
-    observed = [each for entity in migration.entities.values() for each in observed_source(migration, entity)]
-    return dg.Definitions.merge(
-        source_automation(observed),
-        partition_sensor(folder),
-        dg.Definitions(
-            assets=[*observed, *(entity_assets(migration, entity) for entity in migration.entities.values())],
-            resources={"ferry": FerryResource(), "id_map": dg.mem_io_manager},
-            executor=dg.in_process_executor,
-        ),
-    )
-
-
 def tick(small: Small, instance: dg.DagsterInstance) -> dict[str, list[str]]:
     """What the sensor finds, made known to Dagster as the daemon does."""
-    repository = location(small).get_repository_def()
+    repository = small_location(small.migrating.folder).get_repository_def()
     sensor = repository.get_sensor_def("new_partitions")
     with dg.build_sensor_context(
         instance, repository_def=repository, resources={"ferry": FerryResource()}
@@ -107,7 +93,7 @@ def run(
 
 def stale(small: Small, instance: dg.DagsterInstance, keys: list[str]) -> set[tuple[str, str]]:
     """Which partitions of what orders are made of Dagster calls stale."""
-    graph = location(small).resolve_asset_graph()
+    graph = small_location(small.migrating.folder).resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
     names = ("raw_orders", "validated_orders", "loaded_orders")
     return {
@@ -120,7 +106,7 @@ def stale(small: Small, instance: dg.DagsterInstance, keys: list[str]) -> set[tu
 
 def observe(small: Small, instance: dg.DagsterInstance) -> None:
     """Look at every partition of orders, as its schedule asks."""
-    definitions = location(small)
+    definitions = small_location(small.migrating.folder)
     repository = definitions.get_repository_def()
     schedule = repository.get_schedule_def("watch_legacy_lines")
     with dg.build_schedule_context(instance, repository_def=repository) as context:
@@ -137,7 +123,12 @@ def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_o
     nothing is; a region that comes later is rows of `(others)` until it is found, and then moves."""
     assert tick(small, instance) == {"orders.region": [OTHERS, "north", "south"]}
     assert tick(small, instance) == {}
-    keys = location(small).resolve_asset_graph().get(dg.AssetKey("loaded_orders")).partitions_def
+    keys = (
+        small_location(small.migrating.folder)
+        .resolve_asset_graph()
+        .get(dg.AssetKey("loaded_orders"))
+        .partitions_def
+    )
     assert keys is not None
     assert keys.get_partition_keys(dynamic_partitions_store=instance) == EVERY_KEY
     observe(small, instance)
@@ -174,30 +165,44 @@ def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_o
     assert (before[0][0], "2024-02|west") == after[0]
 
 
-def test_one_bad_partition_of_a_rectangle_neither_hides_nor_repeats_the_others(
-    small: Small, instance: dg.DagsterInstance
+@pytest.mark.timeout(600)
+def test_a_backfill_of_months_and_regions_is_found_by_the_sensor_and_run_by_the_daemon(
+    small: Small, tmp_path: Path
 ) -> None:
-    """A broken staging folder among six: five are materialized, the failure names the sixth, and what goes on from
-    it reads that one alone."""
-    tick(small, instance)
+    """The daemon's sensor makes the regions known; a backfill of all is a run for each month, parents before their
+    children. One partition of six cannot be staged: the others are loaded once, and what goes on from the backfill
+    makes that one, and the lines whose run had ended with it."""
     broken = small.migrating.stage / "orders" / "2024-01|north"
     broken.parent.mkdir(parents=True)
     broken.write_text("a file where a folder should be")
-    failed = run(small, instance, "orders", EVERY_KEY[0], EVERY_KEY[-1])
-    assert not failed.success
-    good = set(EVERY_KEY) - {"2024-01|north"}
-    assert instance.get_materialized_partitions(dg.AssetKey("loaded_orders")) == good
-    failure = next(event for event in failed.all_events if event.is_step_failure).step_failure_data
-    assert failure.user_failure_data.metadata["partitions"].value == ["2024-01|north"]
-    broken.unlink()
-    assert run(small, instance, "orders", *["2024-01|north"] * 2).success
-    assert instance.get_materialized_partitions(dg.AssetKey("loaded_orders")) == set(EVERY_KEY)
+    loaded = "select partition, run_id from ferry.partitions where entity = %s"
+    assets = [f"{stage}_{name}" for name in ("orders", "lines") for stage in ("raw", "validated", "loaded")]
+    with serving(small.migrating, tmp_path / "dagster", daemon=True, code="small_location") as served:
+        found = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {... on AssetNode {partitionKeys}} }"
+        key = {"path": ["loaded_orders"]}
+        wait_for(
+            "the sensor finds the regions",
+            lambda: served.graphql(found, key=key)["assetNodeOrError"]["partitionKeys"] == EVERY_KEY,
+            240,
+        )
+        first = served.backfill(*assets)
+        assert served.backfill_ends(first) == "COMPLETED_FAILED"
+        assert len(served.runs_with_tag("dagster/backfill", first)) == 2
+        before = dict(small.rows(loaded, "orders"))
+        assert set(before) == set(EVERY_KEY) - {"2024-01|north"}
+        assert {key[:7] for key, _ in small.rows(loaded, "lines")} == {"2024-02"}
+
+        broken.unlink()
+        assert served.backfill_ends(served.backfill_again(first)) == "COMPLETED_SUCCESS"
+    after = dict(small.rows(loaded, "orders"))
+    assert {key for key in EVERY_KEY if after[key] != before.get(key)} == {"2024-01|north"}
+    assert small.outcomes("orders") == small.outcomes("lines") == {"extracted": 40, "inserted": 40}
 
 
 def test_what_is_cut_alike_depends_on_the_same_partition_and_anything_else_on_all(small: Small) -> None:
     """Lines are cut through orders: one partition each. Tags are cut by region, where Dagster by itself would take
     the orders of that region: but a tag may belong to any order."""
-    graph = location(small).resolve_asset_graph()
+    graph = small_location(small.migrating.folder).resolve_asset_graph()
     orders = dg.AssetKey("loaded_orders")
     for child, mapping in (("loaded_lines", None), ("loaded_tags", dg.AllPartitionMapping())):
         node = graph.get(dg.AssetKey(child))
