@@ -163,6 +163,10 @@ def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_o
     assert run(small, instance, "orders", *["2024-02|west"] * 2).success
     after = small.rows(moved)
     assert (before[0][0], "2024-02|west") == after[0]
+    # What somebody adds in the UI alone is known to Ferry once a run was asked for it.
+    instance.add_dynamic_partitions("orders.region", ["east"])
+    assert run(small, instance, "orders", *["2024-02|east"] * 2).success
+    assert small.rows("select key from ferry.partition_keys order by id desc limit 1") == [("east",)]
 
 
 @pytest.mark.timeout(600)

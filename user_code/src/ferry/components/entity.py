@@ -305,10 +305,10 @@ def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
 def _columns_of_partitions(declaration: EntityDeclaration) -> dict[str, Any]:
     """For whoever loads the table through `DatabaseIOManager`: the columns that tell partitions apart.
 
-    It takes moments and values, and cannot tell by the key of a range of numbers where the range ends.
+    It takes moments and values, and cannot tell by its key where a range of numbers ends, or what `(others)` are.
     """
     cuts = declaration.partition.cuts if declaration.partition else ()
-    if not cuts or any(isinstance(cut.every, int) for cut in cuts):
+    if not cuts or any(isinstance(cut.every, int) or cut.values == "discovered" for cut in cuts):
         return {}
     if isinstance(declaration.source, FromFiles) and any(
         cut.by not in (declaration.source.fields or {}) for cut in cuts
