@@ -54,8 +54,8 @@ def writes_directly(statements: LoadSql) -> bool:
     """Whether an entity's first load may take the short way.
 
     The target holds what it is sent (`LoadSql.as_sent`), its binary types are those of the rows, keys are natural or
-    come from a sequence, no row is matched, and every reference waits for a whole number of another entity, in a column
-    of its own.
+    come from a sequence, no row is matched, no version of a row is kept beside its key, and every reference waits for
+    a whole number of another entity, in a column of its own.
     """
     plan = statements.plan
     key = plan.declaration.target.key
@@ -64,6 +64,7 @@ def writes_directly(statements: LoadSql) -> bool:
     return (
         statements.as_sent
         and not plan.declaration.match
+        and not plan.version
         and not plan.ahead
         and not plan.later
         and (made or key.source == "natural")
