@@ -56,7 +56,8 @@ demo-clean: ## remove the demo's databases, stage and history
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker
 	@tests/mariadb.sh
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit tests/integration tests/oracle
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  tests/unit tests/integration tests/oracle
 
 .PHONY: docs-pictures
 docs-pictures: $(VENV)/.installed ## draw docs/images anew: a failed backfill in the UI (needs Debian's chromium)

@@ -25,6 +25,17 @@ settings.load_profile("ferry")
 SCALE = float(os.environ.get("FERRY_TEST_SCALE", "0.002"))
 LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE = "legacy_template", "new_shop_template"
 _numbers = itertools.count(1)
+# The files that take longest, by their own seconds. Begun first, no process is left alone with one at the end.
+LONGEST = (
+    "recovery", "any_order", "cutover", "any_schema", "reference_graphs", "data_sets", "demo_databases", "migration",
+    "demo_shopify", "io_managers", "fivetran", "dagster", "airbyte", "source_shopify", "source_rest",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; with `--dist loadfile` the order of files is the order in which they begin."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @dataclass(frozen=True)

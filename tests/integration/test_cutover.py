@@ -1,22 +1,49 @@
 """Cutover: catching up, the source that has to stand still, and the record that later runs respect."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from ferry.cutover import CutOver, Terms, cut_over
 from ferry.errors import FerryError, PermanentError
 from ferry.rollback import roll_back
-from migrating import Migrating
+from migrating import Migrating, declarations_by_year
+from shop.demo.databases import create_database, drop_database
+from shop.demo.server import EmbeddedServer
+
+HISTORY = ("legacy_history", "new_shop_history")
+
+
+@pytest.fixture(scope="module")
+def history(
+    server: EmbeddedServer, shop_templates: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Migrating]:
+    """A migration whose history is in the target, loaded once and copied for each test."""
+    for name, template in zip(HISTORY, shop_templates, strict=True):
+        create_database(server, name, template)
+    place = tmp_path_factory.mktemp("history")
+    folder = declarations_by_year(place / "defs")
+    migrating = Migrating(*map(server.url, HISTORY), folder, place / "stage")
+    migrating.load_all()
+    yield migrating
+    for name in HISTORY:
+        drop_database(server, name)
 
 
 @pytest.fixture
-def loaded(by_year: Migrating) -> Migrating:
-    """A migration whose history is in the target."""
-    by_year.load_all()
-    return by_year
+def loaded(server: EmbeddedServer, history: Migrating, tmp_path: Path) -> Iterator[Migrating]:
+    """The same for this test alone: both databases and the stage."""
+    names = [f"{name}_copy" for name in HISTORY]
+    for name, template in zip(names, HISTORY, strict=True):
+        create_database(server, name, template)
+    shutil.copytree(history.stage, tmp_path / "stage")
+    yield Migrating(*map(server.url, names), history.folder, tmp_path / "stage")
+    for name in names:
+        drop_database(server, name)
 
 
 def cut(migrating: Migrating, **terms: object) -> CutOver:

@@ -1,7 +1,9 @@
 """`ferry map`: the new key of one old key, or the whole map in a file."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,14 +11,24 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from ferry.cli import main
 from ferry.rollback import roll_back
+from shop.demo.databases import create_database, drop_database
+from shop.demo.server import EmbeddedServer
 from small import Small
 
 
-@pytest.fixture
-def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
-    """Three places, one of them taken back, and nothing of another entity yet."""
-    made = Small(new_database, tmp_path)
+@pytest.fixture(scope="module")
+def small(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    """Three places, one of them taken back, and nothing of another entity yet; the tests here only look at them."""
+    databases: list[str] = []
+
+    def new_database() -> str:
+        databases.append(f"map_export_{len(databases)}")
+        create_database(server, databases[-1])
+        return server.url(databases[-1])
+
+    made = Small(new_database, tmp_path_factory.mktemp("map_export"))
     made.source(
         'create table places (country text, "the ""code""" int, half text, primary key (country, "the ""code"""))',
         "insert into places values ('at', 1, 'a'), ('be', 2, 'b'), ('a, b', 3, 'a')",
@@ -31,18 +43,46 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
     made.declare("empty", "id: int")
     made.migrating.load("places")
     roll_back(made.migrating.plans(), made.migrating.settings, ("places",), ("b",))
-    return made
+    yield made
+    for name in databases:
+        drop_database(server, name)
+
+
+@dataclass
+class Said:
+    """What the command said, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ferry(
+    small: Small, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """The command, run in this process, which knows it already."""
+
+    def run(*words: str) -> Said:
+        for name, value in small.migrating.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["ferry", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_the_whole_map_is_written_with_status_and_partition(
-    small: Small, tmp_path: Path, ending: str
+    small: Small, ferry: Callable[..., Said], tmp_path: Path, ending: str
 ) -> None:
     """Every entry, tombstones too, in place of what stood there; nothing else is left in the folder."""
     file = tmp_path / "out" / f"places.{ending}"
     file.parent.mkdir()
     file.write_text("what was there before")
-    done = small.migrating.ferry("map", "places", "--export", str(file))
+    done = ferry("map", "places", "--export", str(file))
     assert done.returncode == 0, done.stderr
     assert f"3 entries written to {file}" in done.stdout
     table: pa.Table = pq.read_table(file) if ending == "parquet" else pyarrow.csv.read_csv(file)
@@ -56,7 +96,7 @@ def test_the_whole_map_is_written_with_status_and_partition(
 
 
 def test_one_old_key_is_looked_up_part_by_part(small: Small) -> None:
-    """Both parts of the key are given as they read; the answer is JSON."""
+    """Both parts of the key are given as they read; the answer is JSON. The command is a process of its own here."""
     done = small.migrating.ferry("map", "places", "a, b", "3")
     found = json.loads(done.stdout)
     assert (found["old_country"], found["status"], found["partition"]) == ("a, b", "inserted", "a")
@@ -74,9 +114,11 @@ def test_one_old_key_is_looked_up_part_by_part(small: Small) -> None:
         (("places", "--export", "/proc/map.csv"), "the map cannot be written"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(small: Small, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_told_in_one_line(
+    ferry: Callable[..., Said], words: tuple[str, ...], said: str
+) -> None:
     """Another ending, a folder that is not there, too few parts of a key, a key of no row, no place to write."""
-    done = small.migrating.ferry("map", *words)
+    done = ferry("map", *words)
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
