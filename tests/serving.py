@@ -47,14 +47,24 @@ class Served(Dagster):
 
 @contextmanager
 def serving(
-    migrating: Migrating, home: Path, *, daemon: bool = False, code: str = "location"
+    migrating: Migrating,
+    home: Path,
+    *,
+    daemon: bool = False,
+    code: str = "location",
+    instance: str = INSTANCE,
 ) -> Iterator[Served]:
-    """Serve a migration until the block ends, with a daemon for backfills if asked; runs are processes of their own.
+    """Serve a migration until the block ends; runs are processes of their own.
 
-    `code` is the module of its code location: that of a shop, or `small_location`.
+    Args:
+        migrating: what the code location works on, by its environment.
+        home: a folder that is not there yet, for the instance and what the services print.
+        daemon: whether there is one, for backfills, schedules, sensors and queues.
+        code: the module of its code location, in this folder: a shop's, or `small_location`.
+        instance: its dagster.yaml.
     """
     home.mkdir(parents=True)
-    (home / "dagster.yaml").write_text(INSTANCE)
+    (home / "dagster.yaml").write_text(instance)
     module = f"{{module_name: {code}, location_name: {Served.location}, working_directory: {TESTS}}}"
     (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
     port = free_port()

@@ -4,6 +4,8 @@ Whoever sends decides what to do with a message that was not delivered; nothing 
 """
 
 import datetime
+import logging
+import re
 import smtplib
 import ssl
 from collections.abc import Callable
@@ -23,6 +25,9 @@ from ferry.settings import Settings
 
 TRIES, SECONDS = 3, 8.0
 """How often a delivery is tried at once, and how long one try may take; a sensor has a minute for all of it."""
+
+# It tells each URL that it calls, and the address of a webhook is its password.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -152,11 +157,27 @@ def _post(url: str, body: dict[str, object], whose: str) -> None:
     if answer.is_success:
         return
     kind = TransientError if answer.status_code == 429 or answer.is_server_error else PermanentError
-    raise kind(f"{whose} answered {answer.status_code}", why=answer.text[:200].strip())
+    raise kind(f"{whose} answered {answer.status_code}", why=_without(url, answer.text[:2000])[:200].strip())
+
+
+def _without(url: str, text: str) -> str:
+    """What a server said, without the parts of its address: pages for 404 like to repeat it."""
+    for part in sorted(re.split(r"[/?&=#]", url.partition("://")[2])[1:], key=len, reverse=True):
+        text = text.replace(part, "***") if len(part) > 3 else text
+    return text
 
 
 def _mail(server: str, sender: str, to: tuple[str, ...], alert: Alert) -> None:
     parts = urlsplit(server)
+    try:
+        port = parts.port
+    except ValueError:
+        # It would repeat what it takes for a port: the rest of a password with a `/` in it.
+        raise DeclarationError(
+            "the mail server's address cannot be read",
+            where="FERRY_ALERT_SMTP_URL",
+            next="Write smtp://user:password@host:587; escape special characters with %XX",
+        ) from None
     message = EmailMessage()
     message["Subject"] = " ".join(f"Ferry: {alert.what}".split())[:200]
     message["From"], message["To"] = sender, ", ".join(to)
@@ -165,10 +186,10 @@ def _mail(server: str, sender: str, to: tuple[str, ...], alert: Alert) -> None:
     try:
         if secure:
             opened: smtplib.SMTP = smtplib.SMTP_SSL(
-                host, parts.port or 465, timeout=SECONDS, context=ssl.create_default_context()
+                host, port or 465, timeout=SECONDS, context=ssl.create_default_context()
             )
         else:
-            opened = smtplib.SMTP(host, parts.port or 25, timeout=SECONDS)
+            opened = smtplib.SMTP(host, port or 25, timeout=SECONDS)
         with opened as connection:
             if not secure and connection.has_extn("starttls"):
                 connection.starttls(context=ssl.create_default_context())

@@ -125,11 +125,15 @@ def connect(url: str, connection: str, *, autocommit: bool = False) -> psycopg.C
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
+        parts = {}
+    # A `/` or `@` in a password that is not escaped makes a port, a host or a database of what comes after it.
+    misread = any("@" in str(parts.get(part, "")) for part in ("host", "port", "dbname"))
+    if not parts or misread or not re.fullmatch(r"[\d,]*", str(parts.get("port", ""))):
         raise DeclarationError(
             f"the URL of connection {connection!r} cannot be read",
             where=variable,
             next="Write postgresql://user:password@host:5432/database; escape special characters with %XX",
-        ) from None
+        )
     place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
     try:
         opened = psycopg.connect(

@@ -64,6 +64,10 @@ class QueryKey:
         """Add the parameter."""
         request.url = request.url.copy_merge_params({self._name: self._value})
 
+    def bare(self, url: str) -> str:
+        """A link of the server's without the key that it repeats: links are kept, keys are not."""
+        return str(httpx.URL(url).copy_remove_param(self._name))
+
     def renew(self, now: float) -> bool:  # noqa: ARG002
         """A fixed proof cannot be renewed."""
         return False

@@ -6,6 +6,7 @@ carry the request and an excerpt of the answer, never a secret.
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,10 +23,14 @@ import simplejson
 import tenacity
 
 from ferry.errors import FerryError, PermanentError, TransientError
+from ferry.sources.auth import QueryKey
 from ferry.sources.limits import Bucket, Slots
 
 _EXCERPT = 300
 _MOVED, _REDIRECTS = (301, 302, 303, 307, 308), 5
+
+# It tells each URL that it calls, keys in queries included.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Throttled(TransientError):  # noqa: N818 - the fact is its name
@@ -54,6 +59,10 @@ class Auth(Protocol):
     def secrets(self) -> tuple[str, ...]:
         """Texts that must not be seen in any message."""
         ...
+
+
+# It tells each URL that it calls, keys in queries included.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,11 @@ class Caller:
                 next="Declare that host if it is the right one",
             )
         return full
+
+    def link(self, url: str) -> str:
+        """A link of the server's as it may be kept: within the origin, and without a key that the server repeats."""
+        full = self.url(url)
+        return self.auth.bare(full) if isinstance(self.auth, QueryKey) else full
 
     def call(
         self,

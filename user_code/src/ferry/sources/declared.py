@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from ferry.errors import DeclarationError
 from ferry.sources.shape import Field as Column
@@ -25,6 +34,17 @@ class Declared(BaseModel):
     """A declaration: unknown words are faults, and nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without_password(url: str) -> str:
+    """Addresses stand in messages and in the names of files; so a password has a place of its own."""
+    authority = re.split("[/?#]", url.partition("://")[2])[0]
+    if not re.fullmatch(r"([^:@]*@)?(\[[^\]]*\]|[^:@]*)(:\d*)?", authority):
+        raise ValueError("takes no password before its host: credentials have variables of their own")
+    return url
+
+
+PlainUrl = Annotated[str, AfterValidator(_without_password)]
 
 
 class FieldSpec(Declared):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 
-from ferry.sources.declared import Declared, FieldSpec, checked
+from ferry.sources.declared import Declared, FieldSpec, PlainUrl, checked
 from ferry.sources.file_bytes import LINE_BYTES
 
 
@@ -94,7 +94,7 @@ class FileStore(Declared):
         options, secrets: for the file system (`endpoint_url`, `key`, `secret`, `username`, `password`, …).
     """
 
-    url: str
+    url: PlainUrl
     options: dict[str, Any] = Field(default={})
     secrets: dict[str, SecretStr] = Field(default={})
 

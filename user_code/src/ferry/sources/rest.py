@@ -279,8 +279,7 @@ class RestSource:
     def _url(self, answer: Answer, link: str) -> dict[str, Any]:
         # Relative to what was asked, as RFC 8288 has it.
         asked = str(httpx.URL(answer.request.split(" ", 1)[1]).copy_with(query=None))
-        url = self.caller.url(str(httpx.URL(asked).join(link)))
-        return {"url": url}
+        return {"url": self.caller.link(str(httpx.URL(asked).join(link)))}
 
     def _unfold(self, record: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         level: list[tuple[dict[str, Any], list[Any]]] = [(record, [])]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from ferry.sources.declared import Declared, FieldSpec, checked, columns_of
+from ferry.sources.declared import Declared, FieldSpec, PlainUrl, checked, columns_of
 from ferry.sources.shape import Field as Column
 
 
@@ -233,7 +233,7 @@ class RestConnection(Declared):
         headers: sent with each call.
     """
 
-    url: str
+    url: PlainUrl
     auth: AnyAuth | None = None
     headers: dict[str, str] = Field(default={})
 
