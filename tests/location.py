@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, migration_jobs, partition_sensor
+from ferry.components import FerryResource, alert_sensors, migration_jobs, partition_sensor
 from ferry.components.automation import source_automation
 from ferry.components.entity import entity_assets, migration_in, source_key
 from ferry.components.sources import observe
@@ -23,6 +23,7 @@ def location(folder: Path) -> dg.Definitions:
         migration_jobs(folder),
         automation(folder),
         partition_sensor(folder),
+        alert_sensors(folder),
         source_automation(observed),
         dg.Definitions(
             assets=[

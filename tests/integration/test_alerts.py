@@ -244,3 +244,21 @@ def test_rows_that_wait_too_long_are_told_once_a_day(
     (told,) = webhooks.got["/own"]
     assert told["partitions"] == ["1994"]
     assert "for orders, products for more than 24 hours" in told["reason"]
+
+
+def test_a_source_that_is_no_longer_observed_is_told_once_a_day(
+    watching: Watching, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that was never observed is nobody's trouble; one that was, and has not been for too long, is told with
+    the page to look at."""
+    monkeypatch.setenv("FERRY_ALERT_WEBHOOK_URL", f"{webhooks.url}/own")
+    assert watching.tick("alert_on_stale_observation") == "Nothing to tell"
+    watching.instance.report_runless_asset_event(dg.AssetObservation(dg.AssetKey(["legacy", "orders"])))
+    assert watching.tick("alert_on_stale_observation") == "Nothing to tell"
+    monkeypatch.setenv("FERRY_ALERT_STALE_HOURS", "0.000000001")
+    assert watching.tick("alert_on_stale_observation") == "legacy/orders is not observed: told"
+    assert watching.tick("alert_on_stale_observation") == "Nothing to tell"
+    (told,) = webhooks.got["/own"]
+    assert told["entity"] == "orders"
+    assert "observed last on" in told["reason"]
+    assert told["link"].endswith("/assets/legacy/orders")

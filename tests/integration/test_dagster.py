@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import psycopg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.event_api import PartitionKeyFilter
@@ -363,7 +364,8 @@ def test_the_nightly_schedule_asks_for_the_open_partition(ticking: dg.Repository
 def test_the_sensor_fires_once_for_each_change_of_the_source(
     ticking: dg.RepositoryDefinition, running: Migrating, instance: dg.DagsterInstance
 ) -> None:
-    """The first tick asks for the open year and leaves a mark; the next asks for the years that hold changed rows."""
+    """The first tick asks for the open year and leaves a mark; the next asks for the years that hold changed rows, also
+    of a transaction that ended late, and each change once."""
     sensor = ticking.get_sensor_def("legacy_orders_changed")
 
     def tick(cursor: str | None) -> tuple[list[str | None], str | None]:
@@ -397,6 +399,21 @@ def test_a_sensor_that_cannot_look_keeps_its_place(
     monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://nobody@127.0.0.1:1/shop")
     sensor = ticking.get_sensor_def("legacy_orders_changed")
     with dg.build_sensor_context(
+    # A transaction that began before a tick and ends after it: its row bears a time that is already behind the mark.
+    late = (
+        "update orders set comment = 'late' where id ="
+        " (select max(id) from orders where extract(year from placed_at) = %s)"
+    )
+    with psycopg.connect(running.source_url) as slow, running.source() as source:
+        slow.execute(late.encode(), (1994,))
+        source.execute(late.encode(), (1995,))
+        asked, cursor = tick(moved)
+        assert asked == ["1995"]
+        slow.commit()
+        asked, cursor = tick(cursor)
+        assert asked == ["1994"]
+    assert tick(cursor) == ([], cursor)
+
         instance, cursor="before", repository_def=ticking, resources={"ferry": FerryResource()}
     ) as context:
         data = sensor.evaluate_tick(context)

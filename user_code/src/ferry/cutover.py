@@ -165,7 +165,7 @@ class _CatchUp:
             self._marks[name] = source.high_water_mark(name)
             if everything or read_before is None or self._marks[name] is None:
                 return plan.scheme.keys
-            changed = set(source.changed_partitions(name, read_before))
+            changed = source.changes(name, read_before)
         return tuple(key for key in plan.scheme.keys if key in changed)
 
 

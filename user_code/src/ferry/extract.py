@@ -112,9 +112,9 @@ class Source(Protocol):
         """The newest `updated_at` of the entity as text; None if there is none, or none is declared."""
         return None
 
-    def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
-        """The partitions with a row that changed after a mark of `high_water_mark`."""
-        return ()
+    def changes(self, name: str, since: str) -> dict[str, str]:
+        """The partitions with rows that changed at a moment or later: which → what is other when these rows are."""
+        return {}
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Those of some keys (their parts as text) that the source has; all of them if it cannot be asked."""

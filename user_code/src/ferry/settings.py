@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     alert_waiting_hours: float = Field(
         default=24, gt=0, description="how long rows may wait for their parents before somebody is told"
     )
+    alert_stale_hours: float = Field(
+        default=26, gt=0, description="how long a source may go unobserved before somebody is told"
+    )
 
     @field_validator("alert_email_to", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ferry.changes import look
 from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
 from ferry.errors import FerryError
@@ -12,6 +13,8 @@ from ferry.extract import open_source
 from ferry.partition import scheme_of
 
 ORDERS = ("orders", "order_lines")
+FIRST = {"dagster/priority": "10"}
+"""What is small and recent does not queue behind the years of a backfill."""
 
 
 def automation(folder: Path) -> dg.Definitions:
@@ -26,24 +29,28 @@ def automation(folder: Path) -> dg.Definitions:
         """Load the month that is still open (the last one, once the range has ended)."""
         now = context.scheduled_execution_time
         month = scheme_of(migration_in(folder), "orders", now).keys[-1]
-        return dg.RunRequest(run_key=f"{now:%Y-%m-%d}", partition_key=month)
+        return dg.RunRequest(run_key=f"{now:%Y-%m-%d}", partition_key=month, tags=FIRST)
 
     @dg.sensor(job=job, name="legacy_orders_changed", minimum_interval_seconds=60)
     def changed(context: dg.SensorEvaluationContext, ferry: FerryResource) -> dg.SensorResult | dg.SkipReason:
         """Run the months in which an order has changed since the last tick; the first tick asks for the open one."""
         migration = migration_in(folder)
-        months = scheme_of(migration, "orders").keys[-1:]
         try:
             with closing(open_source(migration, "orders", ferry.settings())) as legacy:
-                mark = legacy.high_water_mark("orders")
-                if mark is None or mark == context.cursor:
-                    return dg.SkipReason(f"No order has changed since {context.cursor}")
-                if context.cursor:
-                    months = legacy.changed_partitions("orders", context.cursor)
+                found = look(legacy, "orders", context.cursor)
         except FerryError as error:
             # The cursor stays where it is: the next tick sees whatever this one missed.
             return dg.SkipReason(str(error))
-        requests = [dg.RunRequest(run_key=f"{mark} {month}", partition_key=month) for month in months]
-        return dg.SensorResult(requests, cursor=mark)
+        months = found.changed
+        if found.cursor and not context.cursor:
+            months = {scheme_of(migration, "orders").keys[-1]: "the first tick"}
+        if not months:
+            return dg.SensorResult(skip_reason=dg.SkipReason("No order has changed"), cursor=found.cursor)
+        # The same change asks once, also if the daemon dies before it has kept the cursor.
+        requests = [
+            dg.RunRequest(run_key=f"{month} {what}", partition_key=month, tags=FIRST)
+            for month, what in sorted(months.items())
+        ]
+        return dg.SensorResult(requests, cursor=found.cursor)
 
     return dg.Definitions(jobs=[job], schedules=[nightly], sensors=[changed])

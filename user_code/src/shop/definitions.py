@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, alert_sensors, migration_jobs, partition_sensor
+from ferry.components import FerryResource, alert_sensors, arrival_sensors, migration_jobs, partition_sensor
 from ferry.components.automation import source_automation
 from ferry.components.entity import migration_in, observed_source
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
@@ -26,6 +26,7 @@ def defs() -> dg.Definitions:
         automation(DEFS),
         alert_sensors(DEFS),
         partition_sensor(DEFS),
+        arrival_sensors(DEFS),
         source_automation(observed),
         dg.Definitions(
             assets=[customer_history, sales_by_month],

@@ -4,6 +4,7 @@ Only this package, `ferry.io_managers`, `ferry.dagster_types` and the code locat
 """
 
 from ferry.components.alerts import alert_sensors
+from ferry.components.arrivals import arrival_sensors
 from ferry.components.connector import AirbyteConnection, FivetranConnection
 from ferry.components.connector_jobs import connector_jobs
 from ferry.components.discovery import partition_sensor
@@ -17,6 +18,7 @@ __all__ = [
     "FerryResource",
     "FivetranConnection",
     "alert_sensors",
+    "arrival_sensors",
     "connector_jobs",
     "migration_jobs",
     "partition_sensor",

@@ -1,4 +1,4 @@
-"""The sensors that tell people: a run failed, or rows wait too long for their parents.
+"""The sensors that tell people: a run failed, rows wait too long for their parents, a source is no longer observed.
 
 What could not be delivered is kept in the sensor's cursor and tried again at the next ticks, channel by channel.
 """
@@ -13,7 +13,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from ferry.alerts import Alert, channels, deliver, waiting_too_long
-from ferry.components.entity import migration_in
+from ferry.components.entity import migration_in, source_key
 from ferry.components.resources import FerryResource
 from ferry.errors import FerryError
 from ferry.plan import plan_migration
@@ -26,7 +26,7 @@ AT_ONCE = 20
 
 
 def alert_sensors(folder: Path) -> dg.Definitions:
-    """The sensors `alert_on_failure` and `alert_on_waiting`, both on."""
+    """The sensors `alert_on_failure`, `alert_on_waiting` and `alert_on_stale_observation`, all on."""
 
     @dg.sensor(
         name="alert_on_failure",
@@ -86,10 +86,59 @@ def alert_sensors(folder: Path) -> dg.Definitions:
         seen = {alert.entity: today for alert in alerts}
         return _ended(seen, pending, told)
 
-    return dg.Definitions(sensors=[on_failure, on_waiting])
+    @dg.sensor(
+        name="alert_on_stale_observation",
+        minimum_interval_seconds=600,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells people of sources that nobody has observed for too long, once a day for each.",
+    )
+    def on_stale(
+        context: dg.SensorEvaluationContext, ferry: FerryResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        settings = ferry.settings()
+        known = json.loads(context.cursor) if context.cursor else {"seen": {}, "pending": []}
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        pending, told = _again(known["pending"], settings)
+        keys = {source_key(entity): name for name, entity in migration_in(folder).entities.items()}
+        alerts = stale_observations(context.instance, keys, settings)
+        for alert in alerts:
+            if known["seen"].get(alert.what) != today:
+                left, said = _tell(alert, settings)
+                pending += left
+                told += said
+        return _ended({alert.what: today for alert in alerts}, pending, told)
+
+    return dg.Definitions(sensors=[on_failure, on_waiting, on_stale])
 
 
 NOBODY = "Nobody is told: set FERRY_ALERT_SLACK_URL, FERRY_ALERT_WEBHOOK_URL or FERRY_ALERT_EMAIL_TO"
+
+
+def stale_observations(
+    instance: DagsterInstance, keys: dict[dg.AssetKey, str], settings: Settings
+) -> list[Alert]:
+    """One alert for each source that was observed once and has not been for too long: what it holds now is unknown.
+
+    Args:
+        instance: where observations are known.
+        keys: observed assets → the entity that reads them.
+        settings: for how long is too long.
+    """
+    alerts, now = [], datetime.datetime.now(datetime.UTC)
+    for key, entity in sorted(keys.items(), key=lambda pair: pair[0].to_user_string()):
+        latest = instance.fetch_observations(key, limit=1).records
+        if not latest:
+            continue
+        at = datetime.datetime.fromtimestamp(latest[0].timestamp, datetime.UTC)
+        if now - at > datetime.timedelta(hours=settings.alert_stale_hours):
+            name = key.to_user_string()
+            reason = (
+                f"It was observed last on {at:%Y-%m-%d %H:%M} UTC, more than {settings.alert_stale_hours:g} hours ago."
+                " Look whether its schedule watch_… is on and its runs succeed"
+            )
+            link = f"{settings.alert_link.rstrip('/')}/assets/{'/'.join(key.path)}"
+            alerts.append(Alert(f"{name} is not observed", reason, entity, (), link))
+    return alerts
 
 
 def failure_alert(instance: DagsterInstance, run: DagsterRun, settings: Settings) -> Alert:

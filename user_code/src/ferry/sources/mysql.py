@@ -187,14 +187,18 @@ class MysqlSource(Source):
         query = f"select cast(max({quoted(updated_at)}) as char) from {self.table(name)}"
         return self.ask(query, (), name)[0][0]
 
-    def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
-        """Asked of the table, by `updated_at`."""
+    def changes(self, name: str, since: str) -> dict[str, str]:
+        """Asked of the table, by `updated_at`: how many rows, and a sum over their times."""
         source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
         relation, cuts = self.relation(name)
         bucket, values = number_of(scheme, cuts)
-        column = quoted(source.updated_at or source.key[0])
-        query = f"select distinct {bucket} as bucket from {relation} where t.{column} > %s order by 1"
-        return tuple(scheme.keys[at] for (at,) in self.ask(query, [*values, since], name))
+        column = f"t.{quoted(source.updated_at or source.key[0])}"
+        query = (
+            f"select {bucket} as bucket, count(*), sum(crc32(cast({column} as char)))"
+            f" from {relation} where {column} >= %s group by 1"
+        )
+        found = self.ask(query, [*values, since], name)
+        return {scheme.keys[place]: f"{rows} {total}" for place, rows, total in found}
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Asked by key, in whatever partition."""

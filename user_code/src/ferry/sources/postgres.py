@@ -180,16 +180,14 @@ class PostgresSource(Source):
         row = self.control.execute(query).fetchone()
         return row[0] if row else None
 
-    def changed_partitions(self, name: str, since: str) -> tuple[str, ...]:
-        """Asked of the table, by `updated_at`."""
+    def changes(self, name: str, since: str) -> dict[str, str]:
+        """Asked of the table, by `updated_at`: how many rows, and a sum over their times."""
         source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
-        query = sql.SQL("select distinct {} as bucket from {} where t.{} > {} order by 1").format(
-            _bucket(scheme),
-            _relation(self._migration, name, self.control),
-            sql.Identifier(source.updated_at or source.key[0]),
-            sql.Literal(since),
-        )
-        return tuple(scheme.keys[position] for (position,) in self.control.execute(query))
+        at = sql.Identifier("t", source.updated_at or source.key[0])
+        query = sql.SQL(
+            "select {} as bucket, count(*), sum(hashtext({at}::text)::bigint) from {} where {at} >= {} group by 1"
+        ).format(_bucket(scheme), _relation(self._migration, name, self.control), sql.Literal(since), at=at)
+        return {scheme.keys[place]: f"{rows} {total}" for place, rows, total in self.control.execute(query)}
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Asked by key, in whatever partition."""

@@ -19,7 +19,7 @@ from ferry.catalogue import Column, Table, arrow_field
 from ferry.declaration import Migration, nearest
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.extract import Arrived, Extraction, Source
-from ferry.partition import Scheme, Window, cut_columns, through_path
+from ferry.partition import Scheme, Window, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
 from ferry.sources.page import canonical
@@ -121,6 +121,21 @@ class SqliteSource(Source):
         query = f"select max({quoted(source.updated_at)}) from {quoted(source.table)}"  # noqa: S608 - quoted names
         found = self.opened.execute(query).fetchone()[0]
         return None if found is None else str(found)
+
+    def changes(self, name: str, since: str) -> dict[str, str]:
+        """Asked by `updated_at`, partition by partition: how many rows, the newest, and a sum over their times."""
+        source, scheme = self._migration[name].declaration.from_table, scheme_of(self._migration, name)
+        at, found = f"t.{quoted(source.updated_at or source.key[0])}", {}
+        for key in scheme.keys:
+            where, parameters = condition(source.where, scheme.window(key, name))
+            query = (
+                f"select count(*), max({at}), total({at}), total(julianday({at}))"  # noqa: S608 - quoted names
+                f" from {relation(self._migration, name)} where {where} and {at} >= ?"
+            )
+            rows, *told = self.opened.execute(query, (*parameters, since)).fetchone()
+            if rows:
+                found[key] = f"{rows} {' '.join(map(str, told))}"
+        return found
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
         """Asked by key, in whatever partition."""
