@@ -8,3 +8,7 @@ bench: $(VENV)/.installed ## measure against a script by hand, COPY, pandas, dlt
 	@$(BIN)/python benchmarks/copy_orders.py --scale $(or $(SCALE),1) --rounds $(or $(ROUNDS),3)
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/page.py
+
+.PHONY: bench-reports
+bench-reports: $(VENV)/.installed ## 5 GB of orders through the shop's pandas reports under 512 MiB (needs 30 GB of disk meanwhile)
+	@$(BIN)/python benchmarks/reports.py

@@ -11,7 +11,7 @@ from ferry.components.entity import entity_assets, migration_in, source_key
 from ferry.components.sources import observe
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
-from shop.reports import customer_history, sales_by_month
+from shop.reports import customer_history, order_history, sales_by_month
 
 
 def location(folder: Path) -> dg.Definitions:
@@ -30,6 +30,7 @@ def location(folder: Path) -> dg.Definitions:
                 *(entity_assets(migration, entity) for entity in entities),
                 *observed,
                 customer_history,
+                order_history,
                 sales_by_month,
             ],
             resources={

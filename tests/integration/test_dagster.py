@@ -20,8 +20,9 @@ from ferry.io_managers import DatabaseIOManager, IdMap, IdMapIOManager, ParquetI
 from ferry.pipeline import LOADED, RAW, VALIDATED
 from migrating import Migrating
 from shop.automation import automation
-from shop.reports import customer_history, sales_by_month
+from shop.reports import customer_history, order_history, sales_by_month
 
+REPORTS = (customer_history, order_history, sales_by_month)
 STAGES = (RAW, VALIDATED, LOADED)
 CHECKS = {"accounted_for", "reconciled", "no_orphans", "contract_pass_rate"}
 
@@ -302,7 +303,7 @@ def test_a_downstream_asset_gets_the_map_as_a_dataframe(
 
 
 def test_the_shops_reports_are_what_plain_sql_says(running: Migrating, instance: dg.DagsterInstance) -> None:
-    """Two pandas assets over loaded orders and the published map: a table in the new shop and a Parquet file."""
+    """Pandas assets over loaded orders and the published map: two tables in the new shop and a Parquet file."""
     for name in ("customers", "employees"):
         assert materialize(running.folder, instance, name).success
     assert materialize(running.folder, instance, "orders", "1992", "1998").success
@@ -310,8 +311,8 @@ def test_the_shops_reports_are_what_plain_sql_says(running: Migrating, instance:
     ferry, migration = FerryResource(), migration_in(running.folder)
     exports = ParquetIOManager()
     result = dg.materialize(
-        [*(entity_assets(migration, migration[n]) for n in ("customers", "orders")), customer_history, sales_by_month],
-        selection=[customer_history, sales_by_month],
+        [*(entity_assets(migration, migration[name]) for name in ("customers", "orders")), *REPORTS],
+        selection=REPORTS,
         instance=instance,
         resources={
             "ferry": ferry, "id_map": IdMapIOManager(folder=str(running.folder), ferry=ferry),
@@ -326,12 +327,19 @@ def test_the_shops_reports_are_what_plain_sql_says(running: Migrating, instance:
             " where m.status <> 'tombstone' group by 1, 2 order by 1"
         ).fetchall()
         made = target.execute("select * from reports.customer_history order by old_number").fetchall()
+        invoices = target.execute("select * from reports.order_history order by order_id").fetchall()
+        numbered = target.execute(
+            "select o.*, m.old_id from orders o join ferry.id_map_customers m on o.customer_id = m.new_customer_id"
+            " where m.status <> 'tombstone' order by order_id"
+        ).fetchall()
         months = target.execute(
             "select coalesce(to_char(ordered_on, 'YYYY-MM'), 'by telephone'), count(*), sum(total_amount)"
             " from orders group by 1 order by 1"
         ).fetchall()
     assert len(wanted) == 270
     assert made == wanted
+    assert len(invoices) > 300
+    assert invoices == numbered
     with exports.path(dg.AssetKey("sales_by_month"), None).open("rb") as body:
         export = pd.read_parquet(body).sort_values("month")
     assert list(export.itertuples(index=False, name=None)) == months
@@ -391,14 +399,6 @@ def test_the_sensor_fires_once_for_each_change_of_the_source(
     assert moved != cursor
     assert tick(moved) == ([], moved)
 
-
-def test_a_sensor_that_cannot_look_keeps_its_place(
-    ticking: dg.RepositoryDefinition, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the source cannot be reached a tick says why, asks for nothing and leaves the cursor where it was."""
-    monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://nobody@127.0.0.1:1/shop")
-    sensor = ticking.get_sensor_def("legacy_orders_changed")
-    with dg.build_sensor_context(
     # A transaction that began before a tick and ends after it: its row bears a time that is already behind the mark.
     late = (
         "update orders set comment = 'late' where id ="
@@ -414,6 +414,14 @@ def test_a_sensor_that_cannot_look_keeps_its_place(
         assert asked == ["1994"]
     assert tick(cursor) == ([], cursor)
 
+
+def test_a_sensor_that_cannot_look_keeps_its_place(
+    ticking: dg.RepositoryDefinition, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the source cannot be reached a tick says why, asks for nothing and leaves the cursor where it was."""
+    monkeypatch.setenv("FERRY_CONNECTIONS__LEGACY", "postgresql://nobody@127.0.0.1:1/shop")
+    sensor = ticking.get_sensor_def("legacy_orders_changed")
+    with dg.build_sensor_context(
         instance, cursor="before", repository_def=ticking, resources={"ferry": FerryResource()}
     ) as context:
         data = sensor.evaluate_tick(context)
@@ -443,5 +451,5 @@ def test_all_definitions_load_without_a_deprecated_call() -> None:
         + [f"{stage}_{name}" for stage in ("raw", "validated")
            for name in ("customers", "employees", "order_lines", "orders", "products")]
         + [f"loaded_{name}_and_id_mapping" for name in ("customers", "employees", "products")]
-        + ["loaded_orders", "loaded_order_lines", "customer_history", "sales_by_month"]
+        + ["loaded_orders", "loaded_order_lines", "customer_history", "order_history", "sales_by_month"]
     )  # fmt: skip

@@ -9,7 +9,7 @@ from ferry.components.automation import source_automation
 from ferry.components.entity import migration_in, observed_source
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
-from shop.reports import customer_history, sales_by_month
+from shop.reports import customer_history, order_history, sales_by_month
 
 DEFS = Path(__file__).parent / "defs"
 
@@ -29,7 +29,7 @@ def defs() -> dg.Definitions:
         arrival_sensors(DEFS),
         source_automation(observed),
         dg.Definitions(
-            assets=[customer_history, sales_by_month],
+            assets=[customer_history, order_history, sales_by_month],
             resources={
                 "ferry": ferry,
                 "id_map": IdMapIOManager(folder=str(DEFS), ferry=ferry),

@@ -11,7 +11,7 @@ from ferry.errors import FerryError
 from ferry.frames import Frames, tables_of
 from ferry.io_managers.kept import Meter
 from ferry.io_managers.slices import condition_of
-from ferry.targets.table import Place, Relation, replace
+from ferry.targets.table import Place, Relation, put
 
 
 class DatabaseIOManager(dg.ConfigurableIOManager):
@@ -33,7 +33,7 @@ class DatabaseIOManager(dg.ConfigurableIOManager):
             return
         where, meter = context.asset_key.to_user_string(), Meter()
         try:
-            table = replace(self._place(context), meter.over(tables_of(obj, where)), where)
+            table = put(self._place(context), meter.over(tables_of(obj, where)), where)
         except FerryError as error:
             raise dg.Failure(str(error), allow_retries=error.retryable) from None
         context.add_output_metadata(

@@ -4,7 +4,7 @@ Nothing here knows maps or the ledger; the tables of the migration itself are lo
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString
 
 import pandas as pd
@@ -66,6 +66,16 @@ class Relation:
         """All rows at once."""
         return self.reader().read_all().to_pandas()
 
+    def among(self, column: str, values: Iterable[object]) -> "Relation":
+        """Those of the rows that have one of some values in a column: what belongs to one piece of another table.
+
+        Each piece asks the database anew, so let the column have an index if there are many.
+        """
+        condition = sql.SQL("({} and {} = any({}))").format(
+            self._place.where, sql.Identifier(column), sql.Literal(list(values))
+        )
+        return Relation(replace(self._place, condition=condition), self._for)
+
     def query(self, statement: LiteralString) -> pd.DataFrame:
         """The answer to a statement in which `relation` stands for these rows.
 
@@ -95,16 +105,20 @@ class Relation:
             sql.SQL(quoted(self._place.name)),  # type: ignore[arg-type]
             self._place.where,
         )
-        arrow = ArrowConnection(self._place.url)
+        arrow, some = ArrowConnection(self._place.url), False
         try:
             for batch in arrow.stream(query.as_string(None)):
                 if batch.num_rows:
+                    some = True
                     yield conform(batch, schema, self._for)
+            if not some:
+                # Columns come even if no rows do.
+                yield pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], schema=schema)
         finally:
             arrow.close()
 
 
-def replace(place: Place, tables: Iterable[pa.Table], where: str) -> Table:
+def put(place: Place, tables: Iterable[pa.Table], where: str) -> Table:
     """Put rows in the place of those that meet the condition (all, without one), in one transaction.
 
     Rows are copied aside as they come, so memory holds one piece at a time and readers see the old rows until the new
