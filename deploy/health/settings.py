@@ -45,6 +45,12 @@ def mistakes(config: dict[str, Any], environment: dict[str, str], volumes: tuple
     runs = environment.get("FERRY_MAX_RUNS", "")
     if runs and not re.fullmatch("[1-9][0-9]*", runs):
         yield f"FERRY_MAX_RUNS is {runs!r}. Write a whole number, 1 or more."
+    hours = environment.get("FERRY_RUN_KEEP_HOURS", "")
+    if hours and not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", hours):
+        yield f"FERRY_RUN_KEEP_HOURS is {hours!r}. Write a number of hours, such as 24 or 0.5."
+    pools = environment.get("FERRY_POOLS", "").replace(" ", "")
+    if pools and not re.fullmatch(r"\w+=[1-9][0-9]{0,3}(,\w+=[1-9][0-9]{0,3})*", pools):
+        yield f"FERRY_POOLS is {pools!r}. Write names of connections with numbers, such as legacy=2,crm=4."
     yield from size_mistakes(environment)
     for volume in volumes:
         if volume.exists() and not os.access(volume, os.W_OK | os.X_OK):

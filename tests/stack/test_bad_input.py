@@ -100,9 +100,10 @@ def test_a_port_in_use_stops_the_start(checkout: Checkout) -> None:
 
 
 def test_a_limit_that_is_no_size_stops_the_start(checkout: Checkout) -> None:
-    """Nothing that depends on it starts; what was started for the check is gone again."""
-    status, words = checkout.start(settings={"FERRY_RUN_MEMORY": "plenty"})
+    """Nothing that depends on it starts; what was started for the check is gone again. All mistakes are named."""
+    status, words = checkout.start(settings={"FERRY_RUN_MEMORY": "plenty", "FERRY_POOLS": "legacy:2"})
     assert status == 1
+    assert "FERRY_POOLS is 'legacy:2'. Write names of connections with numbers" in words
     assert "FERRY_RUN_MEMORY: 'plenty' is refused, because it is not a size" in words
     assert "Nothing was left running" in words
     assert checkout.left("container") == []

@@ -51,6 +51,7 @@ def delivery(
         owners=list(entity.declaration.owners),
         tags={**entity.declaration.tags, "ferry/entity": entity.name},
         kinds={"shopify" if api.shopify else "rest", "api"} if not api.within else {"api"},
+        pool=api.connection,
         check_specs=[
             dg.AssetCheckSpec(
                 "delivered", asset=key, description="Every row of the journal is over there, as it was sent"

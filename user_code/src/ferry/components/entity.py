@@ -20,6 +20,7 @@ from ferry.components.connections import owned_keys
 from ferry.components.delivery import delivery
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
+from ferry.components.pools import holding
 from ferry.components.recovery import still_to_do
 from ferry.components.resources import FerryResource
 from ferry.contract import compile_contract
@@ -172,7 +173,7 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
         if partitions
         else None,
         op_tags={"ferry/memory": declaration.resources.memory},
-        pool=f"{declaration.target.connection}",
+        pool=declaration.source.connection,
     )
     def run(context: dg.AssetExecutionContext, ferry: FerryResource) -> Iterator[Any]:
         stages = tuple(
@@ -198,12 +199,15 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             recorder.plan = plans[entity.name]
             # A run that goes on from one whose partitions were all made has nothing to read.
             partition_keys = todo if wanted else (WHOLE,)
-            for event in carry(
-                plans, entity.name, partition_keys, settings, run_id=context.run.run_id, stages=stages
-            ):
-                recorder.record(event)
-                if isinstance(event, PartitionFailed):
-                    failed.append(event)
+            # The slot of the source's pool is the op's own; a connection that is both has one.
+            writes = LOADED in stages and declaration.target.connection != declaration.source.connection
+            with holding(context, *([declaration.target.connection] if writes else [])):
+                for event in carry(
+                    plans, entity.name, partition_keys, settings, run_id=context.run.run_id, stages=stages
+                ):
+                    recorder.record(event)
+                    if isinstance(event, PartitionFailed):
+                        failed.append(event)
         except FerryError as error:
             raise failure(context, [PartitionFailed(key, error, RAW) for key in todo or (WHOLE,)]) from None
         finally:

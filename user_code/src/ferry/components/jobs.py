@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from ferry.components.entity import migration_in
+from ferry.components.pools import holding, sources_of, targets_of
 from ferry.components.resources import FerryResource
 from ferry.components.settling import telling_of_settled
 from ferry.cutover import Terms, cut_over
@@ -94,14 +95,22 @@ def migration_jobs(folder: Path) -> dg.Definitions:
     def settle_op(context: dg.OpExecutionContext, config: Selection, ferry: FerryResource) -> None:
         """Load children whose parents have come; decide about the rest where all parents are complete."""
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded(), telling_of_settled(plans, settings, context.instance):
+        with (
+            _worded(),
+            holding(context, *targets_of(plans)),
+            telling_of_settled(plans, settings, context.instance),
+        ):
             _show(context, settle(plans, settings, context.run_id, only=tuple(config.entities)))
 
     @dg.op(name="replay_rejected_rows", out=dg.Out(dg.Nothing))
     def replay_op(context: dg.OpExecutionContext, config: ReplayConfig, ferry: FerryResource) -> None:
         """Judge and load rejected rows again, settle their children, deliver what has an API behind it."""
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded(), telling_of_settled(plans, settings, context.instance):
+        with (
+            _worded(),
+            holding(context, *targets_of(plans)),
+            telling_of_settled(plans, settings, context.instance),
+        ):
             chosen, key = tuple(config.entities), tuple(config.key) or None
             done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
             settle(plans, settings, context.run_id)
@@ -113,7 +122,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         """Hold the target against what was staged; fails, and names the keys, if a row differs and is not put right."""
         plans, settings = _planned(folder, ferry, config.entities)
         rows, different = [], 0
-        with _worded():
+        with _worded(), holding(context, *targets_of(plans)):
             chosen = tuple(config.entities)
             for name, result in hold(plans, chosen, settings, run_id=context.run_id, repair=config.repair):
                 different += result.different
@@ -143,7 +152,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
                     next="Name the entities as well",
                 )
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded():
+        with _worded(), holding(context, *targets_of(plans)):
             _show(context, roll_back(plans, settings, tuple(config.entities), tuple(config.partitions)))
 
     @dg.op(name="cut_over", out=dg.Out(dg.Nothing))
@@ -156,7 +165,11 @@ def migration_jobs(folder: Path) -> dg.Definitions:
             config.signed_by, config.small, config.most_passes, config.quiet_seconds,
             "changed" if config.last == "changed" else "everything",
         )  # fmt: skip
-        with _worded(), telling_of_settled(plans, settings, context.instance):
+        with (
+            _worded(),
+            holding(context, *sources_of(plans), *targets_of(plans)),
+            telling_of_settled(plans, settings, context.instance),
+        ):
             done = cut_over(plans, settings, terms, context.run_id, context.log.info)
         _show(context, ({"entity": name, **outcomes} for name, outcomes in done.entities.items()))
 

@@ -5,6 +5,7 @@ from contextlib import closing
 import dagster as dg
 
 from ferry.components.partitions import dimension_tags, partitions_of
+from ferry.components.pools import holding
 from ferry.components.resources import FerryResource
 from ferry.declaration import Entity, Migration
 from ferry.extract import open_source
@@ -36,9 +37,12 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
     )
     def look(context: dg.AssetExecutionContext, ferry: FerryResource):
         settings = ferry.settings()
-        with closing(
-            open_source(with_known_keys(migration, settings, [entity.name]), entity.name, settings)
-        ) as source:
+        with (
+            holding(context, declaration.source.connection),
+            closing(
+                open_source(with_known_keys(migration, settings, [entity.name]), entity.name, settings)
+            ) as source,
+        ):
             found = source.fingerprints(entity.name)
         if not found:
             context.log.info(f"{declaration.source.label} is known by reading it only; nothing was observed")
