@@ -37,7 +37,7 @@ if compose up --detach --no-build --wait --wait-timeout 240 --remove-orphans >"$
 fi
 
 # One message: what the first service that failed says itself.
-for service in postgres demo-db demo-fill migrate docker-proxy user-code webserver daemon \
+for service in postgres demo-db demo-fill migrate docker-proxy user-code webserver daemon janitor \
     emulated-shopify emulated-netsuite emulated-rest emulated-crm emulated-airbyte emulated-fivetran; do
     id=$(compose ps --all --quiet "$service" 2>/dev/null) || id=""
     [ -n "$id" ] || continue

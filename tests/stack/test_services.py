@@ -8,7 +8,7 @@ import pytest
 
 from stack import Stack, command, wait_for
 
-SERVICES = ["postgres", "user-code", "webserver", "daemon", "docker-proxy", "demo-db"]
+SERVICES = ["postgres", "user-code", "webserver", "daemon", "janitor", "docker-proxy", "demo-db"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -46,11 +46,11 @@ def test_one_container_sees_the_docker_socket(stack: Stack) -> None:
     assert with_socket == ["docker-proxy"]
 
 
-def test_only_daemon_and_webserver_reach_the_docker_proxy(stack: Stack) -> None:
-    """The network `control` has no other member, and no way out."""
+def test_only_the_control_plane_reaches_the_docker_proxy(stack: Stack) -> None:
+    """The network `control` has daemon, webserver and janitor, no other member, and no way out."""
     network = json.loads(command("docker", "network", "inspect", f"{stack.project}_control"))[0]
     members = {member["Name"].removeprefix(f"{stack.project}-") for member in network["Containers"].values()}
-    assert members == {"docker-proxy-1", "webserver-1", "daemon-1"}
+    assert members == {"docker-proxy-1", "webserver-1", "daemon-1", "janitor-1"}
     assert network["Internal"]
 
 
