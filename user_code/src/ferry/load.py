@@ -193,7 +193,10 @@ class Loader:
                         return keep(loaded), False
                 except OtherwiseError:
                     pass
-                except REFUSALS:
+                except psycopg.Error as error:
+                    if isinstance(error, PASSING) or self.connection.broken:
+                        raise
+                    # Refused, row by row or as a whole: the long way finds out what.
                     self._the_long_way.add(partition)
             with self.connection.transaction():
                 if known and seen and self._trusts(known, seen):
