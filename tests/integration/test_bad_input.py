@@ -217,7 +217,16 @@ def test_json_errors_are_json(by_year: Migrating, refuse: Refuse) -> None:
 
 def test_planning_writes_nothing(by_year: Migrating, monkeypatch: pytest.MonkeyPatch,
                                  capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    """`ferry plan` on a right declaration ends with 0 and leaves no trace in the target."""
+    """`ferry plan` on a right declaration ends with 0 and leaves no trace in the target.
+
+    It says of each rule of each contract which way it goes, and why not the fast one.
+    """
+    contract = by_year.folder / "orders" / "contract.py"
+    contract.write_text(
+        contract.read_text() + "\n    @pydantic.field_validator('priority')\n    @classmethod\n"
+        "    def is_known(cls, value: str) -> str:\n        return value\n"
+    )
+    contract.write_text("import pydantic\n" + contract.read_text())
     for name, value in by_year.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["ferry", "plan"])
@@ -229,6 +238,8 @@ def test_planning_writes_nothing(by_year: Migrating, monkeypatch: pytest.MonkeyP
     assert re.findall(r"│ \d │ (\w+)", out) == [
         "customers", "employees", "orders", "products", "order_lines",
     ]  # fmt: skip
+    assert re.search(r"orders +│ priority +│ .*│ distinct", out)
+    assert re.search(r"customers +│ email +│ .*│ columnar", out)
     assert by_year.row_versions("public") == before
     with by_year.target() as target:
         assert target.execute("select to_regnamespace('ferry')").fetchone() == (None,)

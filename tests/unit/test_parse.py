@@ -36,7 +36,8 @@ def reader(rule: Any) -> Reader:
         ("float", {"1.5": 1.5, "-2e3": -2000.0, "1e400": UNREAD, "abc": UNREAD, "nan": UNREAD}),
         ({"type": "boolean", True: ["ja", "x"], False: "nein"}, {"ja": True, "x": True, "nein": False, "Ja": UNREAD}),
         ("boolean", {"true": True, "false": False, "1": UNREAD}),
-        ("date", {"2020-02-29": dt.date(2020, 2, 29), "2021-02-29": UNREAD, "2020-2-9": UNREAD, "20200229": UNREAD}),
+        ("date", {"2020-02-29": dt.date(2020, 2, 29), "2021-02-29": UNREAD, "2020-2-9": UNREAD, "20200229": UNREAD,
+                  "0000-01-01": UNREAD, "0001-01-01": dt.date(1, 1, 1)}),
         ({"type": "date", "format": "%d.%m.%Y"},
          {"29.02.2020": dt.date(2020, 2, 29), "1.2.2020": dt.date(2020, 2, 1), "31.02.2020": UNREAD, "1.2.20": UNREAD}),
         ("timestamp", {"2020-01-01 10:00:00": dt.datetime(2020, 1, 1, 10), "2020-01-01T10:00:00Z": UNREAD,
@@ -50,6 +51,8 @@ def reader(rule: Any) -> Reader:
         ("time", {"10:11:12.5": dt.time(10, 11, 12, 500000), "24:00:00": UNREAD}),
         ({"trim": True, "empty_is_null": True, None: ["N/A"]}, {" a ": "a", "  ": None, "N/A": None, "n/a": "n/a"}),
         ({"type": "integer", "empty_is_null": True}, {"": None, " ": UNREAD, "1": 1}),
+        ("jsonb", {'{"b": 1, "a": [1.50]}': '{"b": 1, "a": [1.50]}', "1" * 5_000: "1" * 5_000, "null": "null",
+                   "NaN": UNREAD, "": UNREAD, "{'a': 1}": UNREAD, "[1,]": UNREAD, "[" * 100_000: UNREAD}),
     ],
 )  # fmt: skip
 def test_a_text_is_read_whole_or_not_at_all(rule: Any, texts: dict[str, Any]) -> None:
@@ -60,6 +63,13 @@ def test_a_text_is_read_whole_or_not_at_all(rule: Any, texts: dict[str, Any]) ->
         for value, unread in zip(read.values.to_pylist(), read.unread.tolist(), strict=True)
     ]
     assert values == [*texts.values(), None]
+
+
+@pytest.mark.parametrize("type_", ["text", "integer", "date", "boolean", "json", "numeric(4,2)"])
+def test_bytes_that_are_no_text_are_unread(type_: str) -> None:
+    """A database without an encoding may hold them; no rule reads them, and the others are read."""
+    given = pa.chunked_array([pa.array([b"\xe9", b"1", None, b"caf\xe9"]).view(pa.string())])
+    assert reader(type_).read(given).unread.tolist() == [True, type_ in ("date", "boolean"), False, True]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,7 @@ from ferry.catalogue import connect
 from ferry.cli_connectors import connectors
 from ferry.cli_deliver import deliver, show
 from ferry.cli_partitions import partitions
+from ferry.contract import compile_contract
 from ferry.contract.verdict import MASK
 from ferry.declaration import Migration, read_migration
 from ferry.errors import DeclarationError, FerryError
@@ -85,7 +87,7 @@ def migration_of(defs: Path | None) -> tuple[Migration, Path]:
 
 @app.command()
 def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
-    """Show the order, the references and what would happen. Writes nothing."""
+    """Show the order, the references, and which way each rule of the contracts is checked. Writes nothing."""
     migration, _ = migration_of(defs)
     plans = plan_migration(migration, read_settings(), only=tuple(entities or ()))
     if as_json:
@@ -100,8 +102,23 @@ def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) ->
         cut = f"{len(keys)}: {keys[0]} … {keys[-1]}" if len(keys) > 1 else "1"
         table.add_row(str(position), name, f"{shown['source']}\n→ {shown['target']}", cut, references or "–")
     console.print(table)
+    console.print(_rules(plans))
     console.print("Nothing was written. Next: [bold]ferry run[/bold]")
     return None
+
+
+def _rules(plans: MigrationPlan) -> Table:
+    """Each rule of each contract, and which way it is checked."""
+    table = Table(title="Rules of the contracts", title_justify="left")
+    for heading in ("entity", "column", "rules", "way"):
+        table.add_column(heading, overflow="fold")
+    for name in plans.order:
+        together: dict[tuple[str, str, str], list[str]] = {}
+        for path in compile_contract(plans[name].entity.contract).explain():
+            together.setdefault((path.column, path.way, path.why), []).append(path.rule)
+        for (column, way, why), rules in together.items():
+            table.add_row(name, column, escape(", ".join(rules)), f"{way}: {escape(why)}" if why else way)
+    return table
 
 
 def describe_plan(plan: EntityPlan) -> dict[str, Any]:
@@ -127,6 +144,7 @@ def describe_plan(plan: EntityPlan) -> dict[str, Any]:
             }
             for edge in plan.edges
         ],
+        "rules": [dataclasses.asdict(path) for path in compile_contract(plan.entity.contract).explain()],
         "plan_hash": plan.plan_hash,
     }
 

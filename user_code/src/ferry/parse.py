@@ -5,6 +5,7 @@ Nothing is guessed: without a rule text stays text. A text that its rule cannot 
 its row; the contract then judges what the other columns hold.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 
 from ferry.catalogue import MOST_DIGITS, Column, arrow_field
+from ferry.contract.carried import Unreadable, python_values
 from ferry.declaration import nearest
 from ferry.errors import DeclarationError
 from ferry.value_rules import ParseRule
 
 TYPES = {
     "text": "text", "integer": "int8", "float": "float8", "boolean": "bool", "date": "date", "time": "time",
-    "timestamp": "timestamp", "timestamptz": "timestamptz", "numeric": "numeric",
+    "timestamp": "timestamp", "timestamptz": "timestamptz", "numeric": "numeric", "json": "json", "jsonb": "jsonb",
 }  # fmt: skip
 """What text can be read as, in the words of a declaration, and PostgreSQL's name of it."""
 _SHOWN = {"int8": "bigint", "float8": "double precision", "bool": "boolean"}
@@ -99,6 +101,7 @@ class Reader:
 
     def read(self, text: pa.ChunkedArray) -> Read:
         """Read every text; NULL stays NULL."""
+        text, broken = _without_broken(text)
         series = pl.Series(pl.from_arrow(text))
         if self.rule.trim:
             series = series.str.strip_chars()
@@ -110,7 +113,9 @@ class Reader:
         if self.base == "text":
             found = pc.cast(found, pa.string())
         unread = (series.is_not_null() & pl.Series(pl.from_arrow(pc.is_null(found)))).to_numpy()
-        return Read(pa.chunked_array([pc.cast(found, self.arrow)]), unread)
+        return Read(
+            pa.chunked_array([pc.cast(found, self.arrow)]), unread if broken is None else unread | broken
+        )
 
     def _values(self, series: pl.Series) -> pl.Series | pa.Array:
         match self.base:
@@ -128,6 +133,8 @@ class Reader:
             case "bool":
                 words = {**dict.fromkeys(self.rule.true, True), **dict.fromkeys(self.rule.false, False)}
                 return series.replace_strict(words, default=None, return_dtype=pl.Boolean)
+            case "json" | "jsonb":
+                return pl.Series([text if _is_json(text) else None for text in series], dtype=pl.String)
             case _:
                 return self._moment(series)
 
@@ -173,11 +180,34 @@ class Reader:
         zoned = kind == "timestamp" and "%z" in form
         type_ = {"date": pl.Date, "time": pl.Time}.get(kind) or pl.Datetime("us", "UTC" if zoned else None)
         moments = series.str.strptime(type_, form, strict=False)  # type: ignore[arg-type]
+        if kind != "time":  # there is no year 0, which PostgreSQL would take for 1 BC
+            moments = moments.set((moments.dt.year() == 0).fill_null(False), None)
         if self.rule.zone is not None:
             # An hour that a clock skips, or shows twice, is no moment that could be told.
             moments = moments.dt.replace_time_zone(self.rule.zone, ambiguous="null", non_existent="null")
             moments = moments.dt.convert_time_zone("UTC")
         return moments
+
+
+def _without_broken(text: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray | None]:
+    """Text without what is no UTF-8, on which Polars must not look, and where that was; None if nowhere."""
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        values = [value for chunk in text.chunks for value in python_values(chunk)]
+        broken = np.array([isinstance(value, Unreadable) for value in values])
+        whole = [None if isinstance(value, Unreadable) else value for value in values]
+        return pa.chunked_array([pa.array(whole, pa.string())]), broken
+    return text, None
+
+
+def _is_json(text: str | None) -> bool:
+    try:
+        # Numbers of any length are JSON; `NaN`, which Python would take, is none.
+        json.loads(text or "", parse_int=str, parse_float=str, parse_constant=int)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Parser:
@@ -216,7 +246,7 @@ def check_rules(
                 where=f"{where}: parse",
                 next=nearest(name, columns, "Its columns are"),
             )
-        if columns[name].base_type not in ("text", "varchar", "bpchar", "name"):
+        if columns[name].base_type not in ("text", "varchar", "bpchar", "name", "json"):
             raise DeclarationError(
                 f"{name} is {columns[name].type} and no text to be read", where=f"{where}: parse.{name}"
             )

@@ -243,7 +243,7 @@ class Judge:
                 rule.type,
                 [
                     MASK if name in self._personal else shown(v)
-                    for v in table.column(name).take(pa.array(rows)).to_pylist()
+                    for v in python_values(table.column(name).take(pa.array(rows)).combine_chunks())
                 ],
                 f"the text is no {rule.type} as declared under parse",
             )
@@ -324,6 +324,8 @@ class Judge:
 
     def _shown(self, table: pa.Table) -> pa.Table:
         """The rows as the contract sees them: a `numeric` and a `uuid` that travel as text are what they were."""
+        if UNFIT in table.column_names:
+            table = table.drop_columns([UNFIT])
         for name, of in self._as.items():
             table = table.set_column(table.column_names.index(name), name, of(table.column(name)))
         return table

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """PostgreSQL as a source: one consistent snapshot per extraction, read as Arrow through ADBC.
 
 The driver reads `COPY … (FORMAT binary)` in C and hands over record batches bounded in bytes. Types that Arrow has
@@ -8,10 +9,12 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, ClassVar, LiteralString
 
 import adbc_driver_manager as adbc
 import adbc_driver_postgresql
+import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,9 +28,13 @@ from ferry.extract import Arrived, Extraction, Source
 from ferry.partition import Cut, Scheme, Window, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts, canonical_number
+from ferry.sources.page import canonical
+from ferry.sources.shape import UNFIT
 
 SUMMABLE = ("int2", "int4", "int8", "numeric")
 BATCH_BYTES = 4 * 2**20
+_NAN = "nan"
+"""How the driver writes the one number that a `numeric(p,s)` holds and a decimal of Arrow does not."""
 HASHES_ROWS = 140_000
 _HASHED_EXACTLY = (
     "int2",
@@ -124,7 +131,11 @@ class PostgresSource(Source):
                 connection.close()
 
     def describe(self, name: str) -> Table:
-        """The table as the server's catalogue has it."""
+        """The table as the server's catalogue has it, and a last column for what does not fit."""
+        table = self._there(name)
+        return replace(table, columns={**table.columns, **_beside(table)})
+
+    def _there(self, name: str) -> Table:
         entity = self._migration[name]
         return describe(self.control, entity.declaration.from_table.table, f"{entity.path}: source.table")
 
@@ -149,7 +160,7 @@ class PostgresSource(Source):
         where = sql.SQL(source.where or "true")  # type: ignore[arg-type]
         query = sql.SQL("select {} as bucket, count(*), {} from {} where {} group by 1").format(
             _bucket(scheme),
-            _hash_of_rows(self.control, self.describe(name)),
+            _hash_of_rows(self.control, self._there(name)),
             _relation(self._migration, name, self.control),
             where,
         )
@@ -237,7 +248,8 @@ class PostgresExtraction(Extraction):
         self._snapshot: str = row[0]
         self.taken_at: str = row[1].isoformat()
         self._table = describe(self._control, self._entity.from_table.table, self._where)
-        self.schema = pa.schema([arrow_field(column) for column in self._table.columns.values()])
+        self._sent = pa.schema([arrow_field(column) for column in self._table.columns.values()])
+        self.schema = pa.schema([*self._sent, *map(arrow_field, _beside(self._table).values())])
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
         self._from = _relation(self._migration, self._name, self._control)
         self._condition = condition(self._entity.from_table.where, self._windows)
@@ -253,7 +265,14 @@ class PostgresExtraction(Extraction):
         columns = [c for c in self._table.columns.values() if c.base_type in SUMMABLE]
         query = sql.SQL("select count(*), {}{} from {} where {}").format(
             _hash_of_rows(self._control, self._table),
-            sql.SQL("").join(sql.SQL(", sum(t.{})::text").format(sql.Identifier(c.name)) for c in columns),
+            sql.SQL("").join(
+                sql.SQL(
+                    ", (sum(t.{0}) filter (where t.{0} <> 'NaN'))::text"
+                    if _may_misfit(c)
+                    else ", sum(t.{})::text"
+                ).format(sql.Identifier(c.name))
+                for c in columns
+            ),
             self._from,
             self._condition,
         )
@@ -299,7 +318,19 @@ class PostgresExtraction(Extraction):
         query = sql.SQL("select {} from {} where {} order by {}").format(
             select, self._from, self._condition, order
         )
-        yield from _one_ahead(conform(batch, self.schema, self._where) for batch in self._stream(query))
+        yield from _one_ahead(map(self._conformed, self._stream(query)))
+
+    def _conformed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch with the types of `schema`, what does not fit beside its row."""
+        unfit: dict[int, dict[str, str]] = {}
+        found = conform(batch, self._sent, self._where, unfit)
+        if UNFIT not in self.schema.names:
+            return found
+        beside = pa.nulls(batch.num_rows, pa.string())
+        if unfit:
+            said = [canonical(unfit[row]) if row in unfit else None for row in range(batch.num_rows)]
+            beside = pa.array(said, pa.string())
+        return pa.RecordBatch.from_arrays([*found.columns, beside], schema=self.schema)
 
     def _read(self, query: sql.Composed) -> pa.Table:
         batches = list(self._stream(query))
@@ -310,7 +341,7 @@ class PostgresExtraction(Extraction):
         ]
         wanted = pa.schema([f.with_name(n) for f, n in zip(fields, table.column_names, strict=True)])
         return pa.Table.from_batches(
-            [conform(batch, wanted, self._where) for batch in table.to_batches()], schema=wanted
+            [conform(batch, wanted, self._where, {}) for batch in table.to_batches()], schema=wanted
         )
 
     def _stream(self, query: sql.Composed) -> Iterator[pa.RecordBatch]:
@@ -371,13 +402,37 @@ def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composabl
     )
 
 
-def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBatch:
-    """Give the driver's columns the declared Arrow types; only representations change, never values."""
+def _may_misfit(column: Column) -> bool:
+    """Whether it can be `NaN`, which Arrow's decimals cannot."""
+    return pa.types.is_decimal(arrow_field(column).type)
+
+
+def _beside(table: Table) -> dict[str, Column]:
+    """The column for values that do not fit, if there can be any."""
+    if not any(map(_may_misfit, table.columns.values())):
+        return {}
+    return {UNFIT: Column(UNFIT, "text", "text", "b", False, False, None, False)}
+
+
+def conform(
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    where: str,
+    unfit: dict[int, dict[str, str]] | None = None,
+) -> pa.RecordBatch:
+    """Give the driver's columns the declared Arrow types; only representations change, never values.
+
+    `unfit` takes, by row and column, each `NaN` that a column cannot hold, which is NULL there; without it that is
+    an error.
+    """
     columns = []
-    for column, field in zip(batch.columns, schema, strict=True):
+    for position, field in enumerate(schema):
+        column = batch.column(position)
         if isinstance(column, pa.ExtensionArray):
             column = column.storage
         if column.type != field.type:
+            if unfit is not None and pa.types.is_decimal(field.type):
+                column = _without_nan(column, field.name, unfit)
             try:
                 column = pc.cast(column, field.type, safe=True)
             except pa.ArrowInvalid as error:
@@ -389,6 +444,15 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, where: str) -> pa.RecordBa
                 ) from None
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _without_nan(column: pa.Array, name: str, unfit: dict[int, dict[str, str]]) -> pa.Array:
+    is_nan = pc.equal(column, _NAN)
+    if not pc.any(is_nan).as_py():
+        return column
+    for row in np.flatnonzero(pc.fill_null(is_nan, fill_value=False).to_numpy(zero_copy_only=False)).tolist():
+        unfit.setdefault(row, {})[name] = "NaN"
+    return pc.if_else(is_nan, pa.scalar(None, column.type), column)
 
 
 def condition(where: str | None, windows: Sequence[Window]) -> sql.Composable:

@@ -94,7 +94,8 @@ def carry(source: Column, target: Column) -> str | None:
         return f"::{_qualified(target)}"
     if a == "uuid" and b in _TEXTS and b != "bpchar":
         return ""
-    return f"::{b}" if {a, b} == {"json", "jsonb"} else None
+    # The other way round `jsonb` would sort keys and drop repeated ones: that has to be declared.
+    return "::json" if (a, b) == ("jsonb", "json") else None
 
 
 _NATIVE = ("bool", "text", "varchar", "bpchar", "bytea", "date", "timestamp", "timestamptz", "time", "float4",
