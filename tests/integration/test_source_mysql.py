@@ -9,7 +9,7 @@ import pymysql
 import pytest
 
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
-from ferry.extract import open_source
+from ferry.extract import kind_of, open_source
 from ferry.sources.mysql_connection import connect, told
 from ferry.sources.mysql_rows import stream
 from ferry.sources.mysql_values import _BYTES, _INTEGERS, _SAME, _SHAPES, _TEXTS
@@ -296,6 +296,7 @@ def test_changes_are_updates_and_rows_that_are_gone_are_deleted(old: Old) -> Non
     old.small.migrating.load_all()
     plans = old.small.migrating.plans()
     source = open_source(plans.migration, "one", old.small.migrating.settings)
+    assert kind_of(plans.migration, "one", old.small.migrating.settings) == "mysql"
     mark = source.high_water_mark("one")
     assert mark is not None
     before = source.changes("one", mark)

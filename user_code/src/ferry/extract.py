@@ -136,6 +136,12 @@ def open_source(migration: Migration, name: str, settings: Settings) -> Source:
     )
 
 
+def kind_of(migration: Migration, name: str, settings: Settings) -> str:
+    """What an entity is read from, in a word: `mysql`, `shopify`; raises as `open_source` does."""
+    declared = migration[name].declaration.source
+    return declared.kind if declared.kind in OTHERS else _class_of(migration, name, settings).kind
+
+
 def describe_sources(migration: Migration, names: Iterable[str], settings: Settings) -> dict[str, Table]:
     """What each of some entities reads, by name; each connection is opened once.
 

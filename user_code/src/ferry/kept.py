@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ferry.contract.carried import OUT_OF_RANGE, Unreadable, python_values
+from ferry.sources.shape import UNFIT
 
 NOT_WHOLE = "#not_whole"
 
@@ -32,6 +33,9 @@ def as_rows(table: pa.Table) -> list[dict[str, Any]]:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for row, names in broken.items():
         rows[row][NOT_WHOLE] = names
+    for row in rows:
+        if UNFIT in row and row[UNFIT] is None:  # nothing stood beside the row
+            del row[UNFIT]
     return rows
 
 

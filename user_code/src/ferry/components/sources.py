@@ -8,9 +8,11 @@ from ferry.components.partitions import dimension_tags, partitions_of
 from ferry.components.pools import holding
 from ferry.components.resources import FerryResource
 from ferry.declaration import Entity, Migration
-from ferry.extract import open_source
+from ferry.errors import DeclarationError
+from ferry.extract import kind_of, open_source
 from ferry.known_keys import with_known_keys
 from ferry.partition import scheme_of
+from ferry.settings import read_settings
 
 
 def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.AssetsDefinition:
@@ -26,10 +28,7 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
                 description=f"{declaration.source.label} of the old system.",
                 group_name=declaration.group,
                 owners=list(declaration.owners),
-                kinds={
-                    "source",
-                    "postgres" if declaration.source.kind == "table" else declaration.source.kind,
-                },
+                kinds={"source", _kind(migration, entity)},
                 partitions_def=partitions,
             )
         ],
@@ -68,3 +67,10 @@ def observe(migration: Migration, entity: Entity, key: dg.AssetKey) -> dg.Assets
         )
 
     return look
+
+
+def _kind(migration: Migration, entity: Entity) -> str:
+    try:
+        return kind_of(migration, entity.name, read_settings())
+    except DeclarationError:  # definitions load without connections as well
+        return "table"
