@@ -18,6 +18,7 @@ from ferry.pipeline import PartitionFailed, carry
 from ferry.plan import MigrationPlan, plan_migration
 from ferry.settings import Settings
 from ferry.sources import postgres as source
+from ferry.targets import direct
 
 # Where a process can be stopped exactly: before the call, after it, or some moment within it.
 MOMENTS: dict[str, tuple[Any, str]] = {
@@ -27,6 +28,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "seal": (stage.Stage, "seal"),
     "copy": (load.Loader, "copy"),
     "map and insert": (load.Loader, "run"),
+    "short way: copy": (direct.DirectLoad, "_copy"),
+    "short way: map": (direct.DirectLoad, "_mapped"),
     "commit": (psycopg.Transaction, "__exit__"),
     "ledger": (ledger, "record_chunk"),
     "partition's end": (ledger, "close_partition"),

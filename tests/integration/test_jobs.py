@@ -78,7 +78,7 @@ def test_a_rollback_asks_for_confirmation_and_then_takes_back_what_was_loaded(lo
 
 
 def test_reconcile_fails_and_names_the_key_that_somebody_changed(loaded: Migrating) -> None:
-    """One altered credit in the target fails the job `reconcile`, with column and both values."""
+    """One altered credit fails the job `reconcile`, with column and both values; `repair: true` puts it right."""
     succeeded, said, rows = run(loaded, "reconcile", "reconcile_target", entities=["customers"])
     assert succeeded, said
     assert rows == []
@@ -92,6 +92,11 @@ def test_reconcile_fails_and_names_the_key_that_somebody_changed(loaded: Migrati
     assert "1 rows" in said
     assert len(rows) == 1
     assert "credit" in rows[0]["difference"]
+    for shown in (1, 0):
+        succeeded, said, rows = run(
+            loaded, "reconcile", "reconcile_target", entities=["customers"], repair=True
+        )
+        assert (succeeded, len(rows)) == (True, shown), said
 
 
 def test_replay_loads_the_row_that_was_mended_in_place(loaded: Migrating) -> None:
