@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from email.message import EmailMessage
 from urllib.parse import unquote, urlsplit
 
-import httpx
 import psycopg
 import tenacity
 
@@ -149,6 +148,8 @@ def _waiting(
 
 
 def _post(url: str, body: dict[str, object], whose: str) -> None:
+    import httpx  # here, because every run imports this module and hardly one sends an alert
+
     try:
         answer = httpx.post(url, json=body, timeout=SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -16,7 +16,6 @@ import psycopg
 
 from ferry import ledger
 from ferry.catalogue import connect
-from ferry.deliver import deliver_all
 from ferry.errors import PermanentError
 from ferry.extract import open_source
 from ferry.load import Loader, told
@@ -116,6 +115,8 @@ def cut_over(
     waits = [f"{one.entity} {one.waiting:,}" for one in settled if one.waiting]
     if waits:
         raise PermanentError("rows still wait for their parents", why=", ".join(waits), next="ferry status")
+    from ferry.deliver import deliver_all  # here, because every run imports this module
+
     late = [f"{one.entity} {one.waiting:,}" for one in deliver_all(plans, settings, run_id) if one.waiting]
     if late:
         raise PermanentError(

@@ -3,13 +3,20 @@
 Dagster takes no generator as an asset's value and no `Iterator[…]` as an annotation; `Frames` is both.
 """
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
 
-import pandas as pd
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ferry.errors import DeclarationError, PermanentError
+
+if TYPE_CHECKING:
+    # Every run imports this module, few have to do with pandas, and it takes as long as half of Dagster.
+    import pandas as pd
 
 BATCH_ROWS = 65_536
 """Rows that are in memory at a time, if an asset reads or writes in pieces."""
@@ -78,7 +85,7 @@ def _pieces(value: object, where: str) -> Iterator[pa.Table]:
         yield value
     elif isinstance(value, pa.RecordBatch):
         yield pa.Table.from_batches([value])
-    elif isinstance(value, pd.DataFrame):
+    elif (pandas := sys.modules.get("pandas")) and isinstance(value, pandas.DataFrame):
         yield pa.Table.from_pandas(value, preserve_index=False)
     elif hasattr(value, "to_arrow"):  # Polars
         yield value.to_arrow()  # type: ignore[union-attr]

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components import FerryResource, alert_sensors, arrival_sensors, migration_jobs, partition_sensor
+from ferry.components import (
+    FerryResource,
+    alert_sensors,
+    arrival_sensors,
+    declared_in,
+    migration_jobs,
+    partition_sensor,
+)
 from ferry.components.automation import source_automation
 from ferry.components.entity import migration_in, observed_source
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
@@ -21,7 +28,7 @@ def defs() -> dg.Definitions:
     migration = migration_in(DEFS)
     observed = [each for entity in migration.entities.values() for each in observed_source(migration, entity)]
     return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=DEFS),
+        declared_in(DEFS),
         migration_jobs(DEFS),
         automation(DEFS),
         alert_sensors(DEFS),

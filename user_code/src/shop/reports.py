@@ -1,7 +1,9 @@
-"""The shop's own assets beside the migration: reports in pandas over what was loaded and its published id map."""
+"""The shop's own assets beside the migration: reports in pandas over what was loaded and its published id map.
+
+Every run imports this file, whatever it does; so what takes long to import is imported by the asset that needs it.
+"""
 
 import dagster as dg
-import pandas as pd
 
 from ferry.io_managers import Frames, IdMap, Relation
 
@@ -71,8 +73,10 @@ def order_history(orders: Relation, numbers: IdMap) -> Frames:
     owners=["team:data"],
     kinds={"pandas", "parquet"},
 )
-def sales_by_month(orders: Frames) -> pd.DataFrame:
+def sales_by_month(orders: Frames) -> Frames:
     """One row a month: orders and revenue, for people with a spreadsheet. Orders by telephone have no month."""
+    import pandas as pd
+
     pieces = [
         frame.assign(month=frame["ordered_on"].dt.strftime("%Y-%m").fillna("by telephone"))
         .groupby("month", as_index=False)
@@ -80,4 +84,4 @@ def sales_by_month(orders: Frames) -> pd.DataFrame:
         for frame in orders
     ]
     months = pd.concat([pd.DataFrame({"month": [], "orders": [], "revenue": []}), *pieces])
-    return months.groupby("month", as_index=False).agg({"orders": "sum", "revenue": "sum"})
+    return Frames([months.groupby("month", as_index=False).agg({"orders": "sum", "revenue": "sum"})])

@@ -9,6 +9,7 @@ from ferry.components.connector import AirbyteConnection, FivetranConnection
 from ferry.components.connector_jobs import connector_jobs
 from ferry.components.discovery import partition_sensor
 from ferry.components.entity import Entity
+from ferry.components.folder import declared_in
 from ferry.components.jobs import migration_jobs
 from ferry.components.resources import FerryResource
 
@@ -20,6 +21,7 @@ __all__ = [
     "alert_sensors",
     "arrival_sensors",
     "connector_jobs",
+    "declared_in",
     "migration_jobs",
     "partition_sensor",
 ]

@@ -130,9 +130,12 @@ def declared_connections(folder: Path) -> list[Declared]:
     """The connections that are declared below a folder."""
     found = []
     for path in sorted(folder.glob("**/defs.yaml")):
+        text = path.read_text("utf-8")
+        if not any(kind in text for kind in KINDS):
+            continue  # an entity, which need not be parsed here once more
         # A file that is no YAML is an entity's to complain of.
         with suppress(yaml.YAMLError):
-            for document in yaml.safe_load_all(path.read_text("utf-8")):
+            for document in yaml.safe_load_all(text):
                 if isinstance(document, dict) and document.get("type") in KINDS:
                     given = {"name": path.parent.name, **(document.get("attributes") or {})}
                     kind = KINDS[document["type"]]

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from ferry.components.automation import condition_of
 from ferry.components.connections import owned_keys
-from ferry.components.delivery import delivery
 from ferry.components.events import Recorder
 from ferry.components.partitions import partitions_of
 from ferry.components.pools import holding
@@ -71,12 +70,9 @@ class Entity(dg.Component, dg.Resolvable):
         folder = Path(context.defs_module_path)
         migration = migration_in(folder)
         observed = [] if source_key(entity) in owned_keys(folder) else observed_source(migration, entity)
-        sent = (
-            [delivery(migration, entity, lambda one: asset_keys(one)[LOADED])]
-            if entity.declaration.target.api
-            else []
+        return dg.Definitions(
+            assets=[*observed, entity_assets(migration, entity), *delivered_target(migration, entity)]
         )
-        return dg.Definitions(assets=[*observed, entity_assets(migration, entity), *sent])
 
 
 def migration_in(folder: Path) -> Migration:
@@ -260,6 +256,16 @@ def observed_source(migration: Migration, entity: DeclaredEntity) -> list[dg.Ass
     key = source_key(entity)
     first = min(other.name for other in migration.entities.values() if source_key(other) == key)
     return [observe(migration, entity, key)] if first == entity.name else []
+
+
+def delivered_target(migration: Migration, entity: DeclaredEntity) -> list[dg.AssetsDefinition]:
+    """`delivered_orders`, where the target is an API."""
+    if not entity.declaration.target.api:
+        return []
+    # Here, because every run imports this module and hardly one needs a client for HTTP.
+    from ferry.components.delivery import delivery
+
+    return [delivery(migration, entity, lambda one: asset_keys(one)[LOADED])]
 
 
 def _description(entity: DeclaredEntity, stage: str) -> str:

@@ -13,7 +13,6 @@ from ferry.components.pools import holding, sources_of, targets_of
 from ferry.components.resources import FerryResource
 from ferry.components.settling import telling_of_settled
 from ferry.cutover import Terms, cut_over
-from ferry.deliver import deliver_all
 from ferry.errors import DeclarationError, FerryError
 from ferry.pipeline import hold
 from ferry.plan import MigrationPlan, plan_migration
@@ -105,6 +104,8 @@ def migration_jobs(folder: Path) -> dg.Definitions:
     @dg.op(name="replay_rejected_rows", out=dg.Out(dg.Nothing))
     def replay_op(context: dg.OpExecutionContext, config: ReplayConfig, ferry: FerryResource) -> None:
         """Judge and load rejected rows again, settle their children, deliver what has an API behind it."""
+        from ferry.deliver import deliver_all  # here, because every run imports this module
+
         plans, settings = _planned(folder, ferry, config.entities)
         with (
             _worded(),

@@ -3,11 +3,12 @@
 Nothing here knows maps or the ledger; the tables of the migration itself are loaded by `ferry.load`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
-import pandas as pd
 import pgpq
 import psycopg
 import pyarrow as pa
@@ -19,6 +20,9 @@ from ferry.frames import fit
 from ferry.load import told
 from ferry.sources.postgres import NATIVE, ArrowConnection, arrow_field, conform
 from ferry.targets.types import wire_type
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _INCOMING = sql.Identifier("pg_temp", "incoming")
 _ROWS_AT_ONCE = 16_384
@@ -81,6 +85,8 @@ class Relation:
 
         `relation.query("select customer_id, sum(total_amount) from relation group by 1")` adds up in the database.
         """
+        import pandas as pd
+
         whole = sql.SQL("with relation as (select * from {} where {}) ").format(
             sql.SQL(quoted(self._place.name)),  # type: ignore[arg-type]
             self._place.where,

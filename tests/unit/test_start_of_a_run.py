@@ -1,0 +1,56 @@
+"""What the container of a run imports before its first step, for whose end somebody waits."""
+
+import json
+import os
+import subprocess
+import sys
+
+LATE = {
+    "pandas",
+    "httpx",
+    "jwt",
+    "cryptography",
+    "oauthlib",
+    "openpyxl",
+    "paramiko",
+    "s3fs",
+    "duckdb",
+    "dagster_airbyte",
+}
+"""Takes long to import, and few runs need it."""
+
+SCRIPT = """
+import json, sys
+import shop.definitions
+made = shop.definitions.defs().get_repository_def()
+graph = made.asset_graph
+print(json.dumps({
+    "modules": sorted({name.split(".")[0] for name in sys.modules}),
+    "assets": sorted(key.to_user_string() for key in graph.get_all_asset_keys()),
+    "checks": sorted(f"{key.asset_key.to_user_string()} {key.name}" for key in graph.asset_check_keys),
+    "jobs": sorted(job.name for job in made.get_all_jobs()),
+    "documented": list(made.metadata),
+}))
+"""
+
+
+def located(**environment: str) -> dict[str, list[str]]:
+    """What a new process that loads the shop's code location has imported and defined."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_run_imports_no_more_than_it_needs_and_has_the_same_definitions() -> None:
+    """In a run's container the same assets, checks and jobs, without pandas, HTTP clients and all component types."""
+    run, server = located(DAGSTER_RUN_JOB_NAME="__ASSET_JOB"), located(DAGSTER_RUN_JOB_NAME="")
+    assert not LATE & set(run["modules"])
+    assert run["documented"] == []
+    assert server["documented"] != [], "the UI has no documentation of component types to show"
+    for what in ("assets", "checks", "jobs"):
+        assert run[what] == server[what] != []
