@@ -117,7 +117,7 @@ def test_a_daemon_that_stands_still_is_found_out(stack: Stack) -> None:
     check = ("docker", "exec", name, *stack.service("daemon")["Config"]["Healthcheck"]["Test"][1:])
     daemon = (
         "import os, signal; [os.kill(int(p), signal.{}) for p in os.listdir('/proc') if p.isdigit() and p != '1'"
-        " and b'dagster-daemon\\0run' in open(f'/proc/{{p}}/cmdline', 'rb').read()]"
+        " and b'ferry_daemon\\0run' in open(f'/proc/{{p}}/cmdline', 'rb').read()]"
     )
     command(*check)
     command("docker", "exec", name, "python", "-c", daemon.format("SIGSTOP"))
