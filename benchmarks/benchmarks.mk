@@ -12,3 +12,8 @@ bench: $(VENV)/.installed ## measure against a script by hand, COPY, pandas, dlt
 .PHONY: bench-reports
 bench-reports: $(VENV)/.installed ## 5 GB of orders through the shop's pandas reports under 512 MiB (needs 30 GB of disk meanwhile)
 	@$(BIN)/python benchmarks/reports.py
+
+.PHONY: bench-backfill
+bench-backfill: $(VENV)/.installed ## measure backfills and small runs in containers beside Dagster's example (needs Docker)
+	@deploy/with-engine.sh env PYTHONPATH=tests:tests/stack $(BIN)/python benchmarks/backfill.py --rounds $(or $(ROUNDS),3)
+	@$(BIN)/python benchmarks/page.py

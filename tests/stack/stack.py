@@ -28,7 +28,9 @@ def command(*words: str, check: bool = True, timeout: float = 900, stdin: str | 
 
 
 class Stack(Dagster):
-    """One project of Docker Compose: the demo profile, and a second code location with faults."""
+    """One project of Docker Compose: the demo profile, and a second code location, by default one with faults."""
+
+    overlay, second = "tests/stack/compose.yaml", "faults"
 
     def __init__(self, project: str, tag: str, folder: str) -> None:
         """`folder` holds the settings, a random password among them, until the stack is stopped."""
@@ -64,14 +66,14 @@ class Stack(Dagster):
 
     def compose(self, *words: str, check: bool = True, timeout: float = 900) -> str:
         """`docker compose …` for this project, both profiles' services included."""
-        files = ("-f", "docker-compose.yml", "-f", "tests/stack/compose.yaml")
+        files = ("-f", "docker-compose.yml", "-f", self.overlay)
         flags = ("--project-directory", str(ROOT), "--env-file", str(self.env_file), "--profile", "demo")
         return command("docker", "compose", *flags, *files, *words, check=check, timeout=timeout)
 
     def start(self) -> None:
         """Build the images and start all services; returns when all are healthy."""
         self.compose("build", "--quiet", "user-code", "migrate", "postgres", "docker-proxy", "demo-fill")
-        self.compose("build", "--quiet", "faults")
+        self.compose("build", "--quiet", self.second)
         self.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "300")
 
     def stop(self) -> None:

@@ -70,7 +70,7 @@ class Relation:
         """All rows at once."""
         return self.reader().read_all().to_pandas()
 
-    def among(self, column: str, values: Iterable[object]) -> "Relation":
+    def among(self, column: str, values: Iterable[object]) -> Relation:
         """Those of the rows that have one of some values in a column: what belongs to one piece of another table.
 
         Each piece asks the database anew, so let the column have an index if there are many.
