@@ -54,7 +54,7 @@ def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     page.goto(f"{served.url}/assets/loaded_orders?view=checks&checkDetail=no_orphans")
     expect(page.get_by_text("Load the parents, then settle")).to_be_visible()
     expect(page.locator("canvas").first).to_be_visible()
-    picture(page, "failed-check")
+    picture(page, "failed-check", 800)
     page.goto(f"{served.url}/{GRAPH}")
     expect(page.get_by_text("loaded_orders", exact=True).locator("visible=true").first).to_be_visible()
     picture(page, "graph-with-a-failure")
