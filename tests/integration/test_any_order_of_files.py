@@ -37,13 +37,13 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
     return small
 
 
-def declare(small: Small, updated_at: str | None) -> None:
+def declare(small: Small, updated_at: str | None, on_missing: str = "reject") -> None:
     """Items with or without a column that tells their versions."""
     source = {"connection": "exports", "files": "items-{partition}.csv", "key": "id", "fields": FIELDS}
     small.declare(
         "items", ROW, source=source | ({"updated_at": updated_at} if updated_at else {}), columns={"id": "id"},
         partition={"by": "updated_at", "every": "month", "start": "2024-01-01", "end": "2024-03-31"},
-        references=[{"column": "group_id", "to": "groups"}],
+        references=[{"column": "group_id", "to": "groups", "on_missing": on_missing}],
     )  # fmt: skip
 
 
@@ -109,3 +109,24 @@ def test_the_newest_version_of_a_row_stays_in_any_order_of_files(
     assert found == newest(files, by_version=updated_at is not None)
     assert small.outcomes("items").get("extracted", 0) == sum(len(items) for items in files.values())
     assert small.migrating.load("items", plans=plans).different == 0
+
+
+@pytest.mark.parametrize(("newer", "older"), [(2, 1), (1, 2)])
+def test_an_older_version_leaves_the_reference_of_the_newer_one_alone(
+    small: Small, newer: int, older: int
+) -> None:
+    """Group 2 comes last, whether the newer version waits for it or the older one would have."""
+    small.source("delete from groups where id = 2")
+    small.target("alter table items alter group_id drop not null")
+    declare(small, "updated_at", on_missing="set_null")
+    write(small, {"2024-01": {1: (older, 1)}, "2024-02": {1: (newer, 2)}, "2024-03": {}})
+    plans = small.migrating.plans()
+    small.migrating.load("groups", plans=plans)
+    for month in ("2024-02", "2024-01"):
+        assert not small.migrating.load("items", (month,), plans).failed
+        small.migrating.settle()
+    small.source("insert into groups values (2, 'group 2')")
+    small.migrating.load("groups", plans=plans)
+    small.migrating.settle()
+    query = "select g.title from items i left join groups g on g.new_id = i.group_id"
+    assert small.rows(query) == [(f"group {newer}",)]

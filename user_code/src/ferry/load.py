@@ -245,6 +245,24 @@ class Loader:
         finally:
             self._numbers = None
 
+    def kept_in_target(self, partition: str, chunk: int, accepted: np.ndarray) -> np.ndarray:
+        """The numbers of a chunk's rows that are in the target: accepted, and neither refused there nor waiting.
+
+        Args:
+            partition: the chunk's.
+            chunk: its number.
+            accepted: a mask over its rows, by the contract's verdict.
+        """
+        aside = self.connection.execute(
+            "select row_no from ferry.rejected_rows where entity = %(e)s and partition = %(p)s and chunk = %(c)s"
+            " union all"
+            " select row_no from ferry.waiting_rows where entity = %(e)s and partition = %(p)s and chunk = %(c)s",
+            {"e": self.plan.name, "p": partition, "c": chunk},
+        ).fetchall()
+        mask = accepted.copy()
+        mask[[number for (number,) in aside]] = False
+        return np.flatnonzero(mask).astype(np.int64)
+
     def finish(self, manifest: Manifest, partition: str) -> None:
         """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
         self.link()

@@ -16,7 +16,6 @@ from ferry.drift import check_stage
 from ferry.errors import PermanentError
 from ferry.load import Loader
 from ferry.stage import Part, Stage
-from ferry.targets.postgres import ROW
 from ferry.verdict import Judge
 
 SHOWN = 5
@@ -36,16 +35,19 @@ def put_back(loader: Loader, partitions: tuple[str, ...]) -> dict[str, Permanent
     for partition in _short(loader, partitions) if loader.plan.has_map else ():
         loader.lock(partition)
         try:
-            for part, rows in _loaded(loader, partition):
-                _part(loader, partition, part, rows)
+            for part, rows, accepted in _loaded(loader, partition):
+                _part(loader, partition, part, rows, accepted)
         except PermanentError as error:
             told[partition] = error
         loader.unlock()
     return told
 
 
-def _loaded(loader: Loader, partition: str) -> Iterator[tuple[Part, pa.Table]]:
-    """The staged parts that the ledger says are loaded, with their rows as they were sent; what is damaged is not."""
+def _loaded(loader: Loader, partition: str) -> Iterator[tuple[Part, pa.Table, np.ndarray]]:
+    """The staged parts that the ledger says are loaded, with their rows as they were sent and which were accepted.
+
+    What is damaged is left out.
+    """
     stage = Stage(loader.settings.stage_root, loader.plan.name, partition)
     manifest = stage.manifest()
     if manifest is None:
@@ -57,8 +59,8 @@ def _loaded(loader: Loader, partition: str) -> Iterator[tuple[Part, pa.Table]]:
         for part in manifest.parts:
             if part.number in known and known[part.number]["content_hash"] == part.content_hash:
                 table = stage.read(manifest, part)
-                sent = judge.judge(table, duplicates).sent
-                yield part, table if sent is None else sent
+                verdict = judge.judge(table, duplicates)
+                yield part, table if verdict.sent is None else verdict.sent, verdict.accepted()
     except (PermanentError, OSError):
         return
 
@@ -86,19 +88,12 @@ def _short(loader: Loader, partitions: tuple[str, ...]) -> list[str]:
     return sorted(partition for partition, count in held if there.get(partition, 0) < count)
 
 
-def _part(loader: Loader, partition: str, part: Part, table: pa.Table) -> None:
+def _part(loader: Loader, partition: str, part: Part, table: pa.Table, accepted: np.ndarray) -> None:
     """Make the lost entries of one part again, all or none."""
-    connection, place = loader.connection, (loader.plan.name, partition, part.number)
+    connection = loader.connection
     with connection.transaction():
-        loader.copy(loader.incoming(table, np.arange(table.num_rows)))
-        for name in ("rejected_rows", "waiting_rows"):
-            connection.execute(
-                sql.SQL(
-                    "delete from {} i using {} x where x.entity = %s and x.partition = %s and x.chunk = %s and"
-                    " x.row_no = i.{}"
-                ).format(loader.sql.incoming, sql.Identifier("ferry", name), sql.Identifier(ROW)),
-                place,
-            )
+        # What was rejected may be nothing that the target can even be sent.
+        loader.copy(loader.incoming(table, loader.kept_in_target(partition, part.number, accepted)))
         connection.execute(loader.sql.forget_mapped())
         connection.execute(loader.sql.claim(), {"partition": partition})
         connection.execute(loader.sql.forget_mapped())

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from psycopg import sql
 
 from ferry.drift import check_stage
@@ -183,20 +182,12 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
     for part in manifest.parts:
         table = stage.read(manifest, part)
         verdict = judge.judge(table, duplicates)
-        numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
+        numbers = loader.kept_in_target(stage.partition, part.number, verdict.accepted())
         sent = table if verdict.sent is None else verdict.sent
         if not len(numbers):
             continue
         with loader.connection.transaction(force_rollback=True):
             loader.copy(loader.incoming(sent, numbers))
-            loader.connection.execute(
-                sql.SQL(
-                    "delete from {} i using (select row_no from ferry.rejected_rows where entity = %(e)s and"
-                    " partition = %(p)s and chunk = %(c)s union all select row_no from ferry.waiting_rows"
-                    ' where entity = %(e)s and partition = %(p)s and chunk = %(c)s) x where i."#row_no" = x.row_no'
-                ).format(loader.sql.incoming),
-                {"e": plan.name, "p": stage.partition, "c": part.number},
-            )
             _compare_part(loader, result)
     return result
 

@@ -205,6 +205,8 @@ class DirectLoad:
         front, and then they do not add up.
         """
         place: sql.Composable
+        if keys.null_count:
+            raise OtherwiseError("a key is NULL")
         low, high = _ends(keys) if pa.types.is_integer(keys.type) else (0, 0)
         if low < high < low + _DENSE * len(keys):
             place = sql.SQL("{} between {} and {}").format(

@@ -907,8 +907,8 @@ class LoadSql:
         out: list[sql.Composable] = [
             sql.SQL(
                 "defer{n} as (insert into {table} ({new}, {parents}) select {mine}, {theirs} from c join {incoming} i"
-                " on i.\"#row_no\" = c.row_no where c.{missing} and c.outcome in ('insert', 'known')"
-                " on conflict ({new}) do update set ({parents}) = row({excluded}))"
+                ' on i."#row_no" = c.row_no where c.{missing} and not c.outdated and c.outcome in'
+                " ('insert', 'known') on conflict ({new}) do update set ({parents}) = row({excluded}))"
             ).format(
                 n=sql.SQL(str(position)),  # type: ignore[arg-type]
                 table=table,
@@ -927,7 +927,8 @@ class LoadSql:
         if known:
             out.append(
                 sql.SQL(
-                    "undefer{n} as (delete from {table} d using c where ({news}) = ({mine}) and not c.{missing})"
+                    "undefer{n} as (delete from {table} d using c where ({news}) = ({mine})"
+                    " and not c.{missing} and not c.outdated)"
                 ).format(
                     n=sql.SQL(str(position)),  # type: ignore[arg-type]
                     table=table,
