@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from ferry.pipeline import hold
+from ferry.rollback import roll_back
 from small import Small
 
 MONTHS = ("2024-01", "2024-02", "2024-03")
@@ -37,13 +39,13 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
     return small
 
 
-def declare(small: Small, updated_at: str | None, on_missing: str = "reject") -> None:
+def declare(small: Small, updated_at: str | None, on_missing: str = "reject", mode: str = "upsert") -> None:
     """Items with or without a column that tells their versions."""
     source = {"connection": "exports", "files": "items-{partition}.csv", "key": "id", "fields": FIELDS}
     small.declare(
         "items", ROW, source=source | ({"updated_at": updated_at} if updated_at else {}), columns={"id": "id"},
         partition={"by": "updated_at", "every": "month", "start": "2024-01-01", "end": "2024-03-31"},
-        references=[{"column": "group_id", "to": "groups", "on_missing": on_missing}],
+        references=[{"column": "group_id", "to": "groups", "on_missing": on_missing}], mode=mode,
     )  # fmt: skip
 
 
@@ -130,3 +132,36 @@ def test_an_older_version_leaves_the_reference_of_the_newer_one_alone(
     small.migrating.settle()
     query = "select g.title from items i left join groups g on g.new_id = i.group_id"
     assert small.rows(query) == [(f"group {newer}",)]
+
+
+@pytest.mark.parametrize("how", ["rollback", "replace_partition"])
+def test_a_row_whose_newest_version_goes_comes_back_from_the_file_that_still_has_it(
+    small: Small, how: str
+) -> None:
+    """The later month is rolled back, or comes without the row: that the row is missing is told of the earlier month.
+
+    It is no longer complete and its next load brings the row under the key it had; a month without the row stays as
+    it is.
+    """
+    declare(small, "updated_at", mode="upsert" if how == "rollback" else how)
+    write(
+        small, {"2024-01": {1: (1, 1), 2: (1, 1)}, "2024-02": {1: (2, 2), 3: (1, 2)}, "2024-03": {4: (1, 3)}}
+    )
+    small.migrating.load_all()
+    key = small.migrating.new_key("items", 1)
+    if how == "rollback":
+        roll_back(small.migrating.plans(), small.migrating.settings, ("items",), ("2024-02",))
+    else:
+        write(small, {"2024-02": {3: (1, 2)}})
+        small.migrating.load("items", ("2024-02",))
+    assert small.rows("select name from items where id = 1") == []
+    complete = small.rows("select partition from ferry.partitions where entity = 'items' order by 1")
+    assert complete == ([("2024-03",)] if how == "rollback" else [("2024-02",), ("2024-03",)])
+    plans = small.migrating.plans()
+    found = dict.fromkeys(MONTHS, 0) | {
+        one.partition: one.different for _, one in hold(plans, ("items",), small.migrating.settings)
+    }
+    assert (found["2024-01"], found["2024-03"]) == (1, 0)
+    went = small.migrating.load("items", ("2024-01", "2024-03"), plans)
+    assert (went.outcomes.inserted, went.different, went.skipped_chunks) == (1, 0, 1)
+    assert small.rows("select name, new_id from items where id = 1") == [("1 of 2024-01 at 1", key)]

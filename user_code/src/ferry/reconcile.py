@@ -193,7 +193,10 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
 
 
 def _compare_part(loader: Loader, result: Reconciliation) -> None:
-    """Compare the incoming rows; one that another partition has brought in a newer version is compared with that."""
+    """Compare the incoming rows; one that another partition has brought in a newer version is compared with that.
+
+    Unless it is gone from there: then it is missing here.
+    """
     plan = loader.plan
     columns = list(plan.written)
     on = sql.SQL(" and ").join(
@@ -205,7 +208,7 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
     )
     preserved = sql.SQL("c.outcome <> 'preserved'")
     if plan.may_meet:
-        taken = sql.SQL(" and coalesce(c.known_partition, {0}) = {0}").format(
+        taken = sql.SQL(" and (coalesce(c.known_partition, {0}) = {0} or c.status = 'tombstone')").format(
             sql.Literal(result.partition.replace("{", "{{").replace("}", "}}"))
         )
         preserved = sql.Composed([preserved, taken])

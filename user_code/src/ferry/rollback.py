@@ -1,7 +1,8 @@
 """Rollback: take back what was loaded, a partition, an entity or everything, and nothing that was there before.
 
 All of it is one transaction in the target: either everything that was asked for is gone, or nothing is. The map keeps
-a tombstone for each row, so that a reload gives it the same new key again.
+a tombstone for each row, so that a reload gives it the same new key again. A row that another partition has as well, in
+an older version, comes back when that one is loaded next.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
+from ferry.vanished import reopen_others
 from ferry.verdict import Judge
 
 
@@ -98,6 +100,7 @@ def _entity(loader: Loader, settings: Settings, partitions: tuple[str, ...]) -> 
             ),
             (plan.name, chosen),
         )
+    reopen_others(loader, chosen)
     return result
 
 

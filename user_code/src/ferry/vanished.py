@@ -14,6 +14,7 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from ferry import ledger
 from ferry.catalogue import as_text
 from ferry.errors import PermanentError
 from ferry.extract import open_source
@@ -87,7 +88,8 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
             gone = [key for key, where in listed(loader) if where == partition]
             try:
                 with connection.transaction():
-                    _delete(loader, gone)
+                    if _delete(loader, gone):
+                        reopen_others(loader, [partition])
             except psycopg.errors.ForeignKeyViolation as error:
                 raise PermanentError(
                     "rows that are no longer in the source cannot be removed",
@@ -95,6 +97,29 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
                     why=error.diag.message_detail or "",
                     next="Load the entity that refers to them first, or use `mode: upsert`",
                 ) from None
+
+
+def reopen_others(loader: "Loader", partitions: list[str]) -> None:
+    """Let the next load look again at whatever may still have rows that these partitions had last, and now lost.
+
+    That is any other partition with fewer rows in the map than by its ledger: a newer version of the rest came from
+    elsewhere.
+    """
+    if not loader.plan.may_meet:
+        return
+    short = loader.connection.execute(
+        sql.SQL(
+            "select l.partition from ferry.ledger l where l.entity = %(entity)s and l.partition <> all(%(gone)s)"
+            " group by 1 having sum(inserted + updated + unchanged) > coalesce((select h.rows from"
+            " (select m.partition, count(*) as rows from {map} m where m.row_hash is not null and not exists"
+            " (select from ferry.vanished_rows v where v.entity = %(entity)s and v.partition = m.partition and"
+            " v.key = {key}) group by 1) h where h.partition = l.partition), 0) order by 1"
+        ).format(map=loader.sql.map.identifier, key=_key(loader)),
+        {"entity": loader.plan.name, "gone": partitions},
+    ).fetchall()
+    for (partition,) in short:
+        ledger.doubt(loader.connection, loader.plan.name, partition)
+        ledger.reopen_partition(loader.connection, loader.plan.name, partition)
 
 
 def count(loader: "Loader") -> int:
