@@ -187,6 +187,10 @@ class Faults:
     cut_download: int = 0  # the next n downloads break off in the middle
     drop_bulk_line: int = 0  # that line of a bulk file is missing
     shuffle_bulk: bool = True  # children come anywhere, not after their parents
+    orders_a_minute: int = (
+        0  # more new orders than that are put off, as in a development store; 0 for no limit
+    )
+    minute: float = 60  # seconds of such a minute
     lose_mutation: int = 0  # the answer to every n-th mutation never arrives, though it took effect
     no_ranges: bool = False  # downloads ignore Range
     bulk_seconds: float = 0.3  # how long an operation takes
@@ -240,7 +244,8 @@ class Shop:
         self.bulk_bytes = 0
         self.deleted: list[str] = []
         self.uploads: dict[str, bytes | None] = {}
-        self.mutations = 0
+        self.mutations, self.put_off = 0, 0
+        self.ordered: list[float] = []
         self.data = _make_shop(args)
 
     def tell(self) -> dict[str, Any]:
@@ -250,7 +255,7 @@ class Shop:
             "overdrawn": self.points.overdrawn, "rest_spent": self.calls.spent, "rest_overdrawn": self.calls.overdrawn,
             "operations": len(self.operations), "bulk_bytes": self.bulk_bytes,
             "rows": {k: len(v) for k, v in self.data.items()}, "pages": self.pages,
-            "bulk_lines": sum(len(o["answers"]) for o in self.operations.values() if "answers" in o),
+            "put_off": self.put_off, "bulk_lines": sum(len(o["answers"]) for o in self.operations.values() if "answers" in o),
         }  # fmt: skip
 
     def now(self) -> float:
@@ -606,6 +611,11 @@ class Resolver:
         own = next(((m["namespace"], m["key"], m["value"]) for m in order.get("metafields") or []), None)
         if own and any(row.get("customId") == own for row in shop.data["orders"]):
             return no("Value must be unique", "metafields", "0", "value")
+        began, faults = time.monotonic(), shop.faults
+        shop.ordered = [at for at in shop.ordered if at > began - faults.minute]
+        if faults.orders_a_minute and len(shop.ordered) >= faults.orders_a_minute:
+            shop.put_off += 1
+            return no("Too many attempts. Please try again later.")
         asked = order.get("lineItems") or []
         if not asked:
             return no("Line items must have at least one line item", "lineItems")
@@ -625,11 +635,12 @@ class Resolver:
                 "amount": variant["price"] if variant else "0.00", "currencyCode": "EUR"}  # fmt: skip
             total += float(price["amount"]) * one["quantity"]
             lines.append({
-                "id": f"gid://shopify/LineItem/{number * 100 + at}", "title": one.get("title") or "Thing",
+                "id": f"gid://shopify/LineItem/{number * 1000 + at}", "title": one.get("title") or "Thing",
                 "sku": variant and variant["sku"], "quantity": one["quantity"], "variant": variant,
                 "product": variant and variant["product"],
                 "originalUnitPriceSet": {"shopMoney": price, "presentmentMoney": price},
             })  # fmt: skip
+        shop.ordered.append(began)
         now = datetime.fromtimestamp(shop.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         money = {"amount": f"{total:.2f}", "currencyCode": order.get("currency") or "EUR"}
         row = {
@@ -704,9 +715,22 @@ class Resolver:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """An object with what is inside it as a connection."""
-    inside = {name: {"nodes": row[name], "edges": []} for name in ("lineItems", "variants") if name in row}
-    return {**row, **inside}
+    """An object with what is inside it as a connection, of which a query sees a page."""
+
+    def connection(rows: list[dict[str, Any]]) -> Any:
+        def page(_info: Any, first: int | None = None, after: str | None = None) -> dict[str, Any]:
+            if first is None or not 0 < first <= 250:
+                raise ValueError("you must provide one of first or last, from 1 to 250")
+            begin = int(base64.b64decode(after)) if after else 0
+            some = rows[begin : begin + first]
+            cursors = [base64.b64encode(str(begin + at + 1).encode()).decode() for at in range(len(some))]
+            more = {"hasNextPage": begin + first < len(rows), "endCursor": cursors[-1] if cursors else None}
+            edges = [{"node": one, "cursor": cursor} for one, cursor in zip(some, cursors, strict=True)]
+            return {"nodes": some, "edges": edges, "pageInfo": more}
+
+        return page
+
+    return {**row, **{name: connection(row[name]) for name in ("lineItems", "variants") if name in row}}
 
 
 def _advance(shop: Shop, operation: dict[str, Any], host: str, version: str) -> None:

@@ -18,6 +18,7 @@ from ferry.declaration import read_migration
 from ferry.deliver import deliver, deliver_all, read_back
 from ferry.errors import TransientError
 from ferry.plan import plan_migration
+from ferry.replay import replay
 from ferry.rollback import roll_back
 from ferry.settings import Settings
 from small import Small
@@ -160,7 +161,8 @@ class Moving:
         }  # fmt: skip
         line = (
             "order_lines",
-            "id: int; order_id: int; line: int; product: int; pieces: int; price: decimal.Decimal; currency: str",
+            "id: int; order_id: int; line: int; product: int; pieces: Annotated[int, Field(gt=0)];"
+            " price: decimal.Decimal; currency: str",
             fields,
         )
         self._declare(*line, None, order_id="orders", product="products")
@@ -247,6 +249,21 @@ class Moving:
         assert len(set(lines.values())) == 60
         assert self.small.rows("select count(*) from ferry.deliveries where state <> 'sent'") == [(0,)]
 
+    def large(self) -> None:
+        """Sends one more order, with 260 lines, and sees that each has its id in the map, in its place."""
+        self.small.source(
+            "insert into orders values (90, 2, 'old3@example.org', 'note 90', now())",
+            "insert into order_lines select 1000 + n, 90, 260 - n, 3, 1 + n, 1.00, 'EUR'"
+            " from generate_series(0, 259) n",
+        )
+        self.send()
+        found = self.small.rows(
+            "select l.old_id, split_part(l.remote_id, '/', 5)::bigint from ferry.api_map_order_lines l"
+            " where l.old_id >= 1000 order by 2 desc"
+        )
+        assert [old for old, _ in found] == list(range(1000, 1260))
+        assert found[0][1] - found[-1][1] == 259
+
     def wait_for(self, told: str, count: int) -> None:
         """Wait until the shop has done something so many times."""
         until = time.monotonic() + 120
@@ -267,9 +284,12 @@ def in_bulk(new_database: Callable[..., str], tmp_path: Path, shop: Emulator) ->
 
 
 def test_orders_come_with_their_customers_and_products_each_once(moving: Moving) -> None:
-    """Answers are lost on the way; what Shopify will not change is rejected; a rollback takes orders back first."""
-    moving.shop.control(lose_mutation=5, throttle_next=2)
+    """Answers are lost and orders put off (as in a development store) on the way; what Shopify will not change is
+    rejected, and comes when the order is sent anew; a rollback takes orders back first.
+    """
+    moving.shop.control(lose_mutation=5, throttle_next=2, orders_a_minute=20, minute=0.3)
     done = moving.send()
+    assert moving.shop.tell()["put_off"] > 0
     assert [(name, one.created) for name, one in done.items()] == [
         ("customers", 12), ("products", 7), ("orders", 30), ("order_lines", 0)
     ]  # fmt: skip
@@ -295,6 +315,13 @@ def test_orders_come_with_their_customers_and_products_each_once(moving: Moving)
     notes = {one["note"]: one["lines"] for one in moving.orders()}
     assert len(notes) == 30
     assert "note 4 and more" in notes
+    # The way out that the refusal names: order 5 and its lines come as they are now.
+    roll_back(moving.small.migrating.plans(), moving.settings, ("orders", "order_lines"))
+    deliver_all(moving.small.migrating.plans(), moving.settings)
+    assert moving.orders() == []
+    assert moving.send()["orders"].refused == 1
+    (five,) = [one["lines"] for one in moving.orders() if one["note"] == "note 5"]
+    assert ("OLD-6", 9) in five
     roll_back(moving.small.migrating.plans(), moving.settings)
     removed = {
         one.entity: one.removed for one in deliver_all(moving.small.migrating.plans(), moving.settings)
@@ -344,3 +371,59 @@ def test_a_bulk_operation_that_breaks_off_is_finished_by_the_next(in_bulk: Movin
     changed = deliver(plans, "customers", in_bulk.settings)
     assert (changed.created, changed.updated, changed.unchanged) == (0, 8, 4)
     assert customers(in_bulk.shop)["old8@example.org"]["firstName"] == "Another"
+    in_bulk.shop.control(orders_a_minute=1, minute=0.2)
+    in_bulk.small.source(
+        "insert into orders values (91, 3, 'old4@example.org', 'note 91', now())",
+        "insert into order_lines values (301, 91, 1, 1, 4, 1.00, 'EUR')",
+    )
+    in_bulk.large()
+
+
+def test_an_order_waits_for_lines_that_are_rejected_because_none_can_be_added_later(moving: Moving) -> None:
+    """A line that is rejected or waits holds its order back; replay brings both over, and a parent that comes does.
+
+    An order goes without it if that is declared.
+    """
+    small = moving.small
+    small.source(
+        "insert into orders values (31, 2, 'old3@example.org', 'note 31', now())",
+        "insert into orders values (32, 3, 'old4@example.org', 'note 32', now())",
+        "insert into order_lines values (300, 31, 1, 3, 1, 1.00, 'EUR'), (301, 31, 2, 4, 0, 1.00, 'EUR'),"
+        " (302, 32, 1, 77, 5, 1.00, 'EUR'), (303, 32, 2, 5, 6, 1.00, 'EUR')",
+    )
+    plans = small.migrating.plans()
+    for name in plans.order:
+        small.migrating.load(name)
+    for name in ("customers", "products"):
+        deliver(plans, name, moving.settings)
+    early = deliver(plans, "orders", moving.settings)
+    assert (early.created, early.held, early.waiting) == (30, 1, 1)
+    done = moving.send()  # settled: line 302 has no product
+    assert (done["orders"].created, done["orders"].held) == (0, 2)
+    held = {"31": "parent_refused", "32": "parent_refused"}
+    assert small.rejected("orders") == held
+    lines = {"300": "parent_refused", "301": "contract", "302": "missing_parent", "303": "parent_refused"}
+    assert small.rejected("order_lines") == lines
+    (said,) = small.rows("select errors->0->>'message' from ferry.rejected_rows where key = '{31}'")
+    assert said[0].startswith(
+        "order_lines 301 is rejected (contract) and would be missing in it; replay that"
+    )
+    contract = small.migrating.folder / "order_lines" / "contract.py"
+    contract.write_text(contract.read_text().replace("gt=0", "ge=0"))
+    small.source("insert into products values (77, 'Late', 'OLD-77', 1.00)")
+    replay(small.migrating.plans(), moving.settings)
+    assert moving.send()["orders"].created == 2
+    found = {one["note"]: one["lines"] for one in moving.orders()}
+    assert found["note 31"] == [("OLD-3", 1), ("OLD-4", 0)]
+    assert found["note 32"] == [("OLD-77", 5), ("OLD-5", 6)]
+    assert small.rejected("orders") == small.rejected("order_lines") == {}
+    small.source(
+        "insert into orders values (33, 3, 'old4@example.org', 'note 33', now())",
+        "insert into order_lines values (304, 33, 1, 2, 8, 1.00, 'EUR'), (305, 33, 2, 78, 9, 1.00, 'EUR')",
+    )
+    assert moving.send()["orders"].held == 1
+    file = contract.with_name("defs.yaml")
+    file.write_text(file.read_text().replace('"place": ', '"incomplete": "send", "place": '))
+    moving.large()
+    assert ("note 33", [("OLD-2", 8)]) in [(one["note"], one["lines"]) for one in moving.orders()]
+    assert small.rejected("order_lines") == {"305": "missing_parent"}

@@ -7,12 +7,15 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 
 from ferry import id_map
+from ferry.catalogue import as_text
 from ferry.edges import NULL_THEN_UPDATE, EdgePlan
 from ferry.plan import EntityPlan, MigrationPlan
-from ferry.refused import API
+from ferry.refused import API, PARENT
+from ferry.targets.api_declaration import Within
 from ferry.targets.rest import placed
 
 PAGE = 500
@@ -51,11 +54,14 @@ def parts_of(plans: MigrationPlan, name: str) -> list[EntityPlan]:
 
 def link_of(plan: EntityPlan) -> EdgePlan:
     """The reference of an entity to the one whose rows its own go into."""
+    return next(edge for edge in plan.edges if edge.parent == _within(plan).entity)
+
+
+def _within(plan: EntityPlan) -> Within:
     api = plan.declaration.target.api
     assert api is not None
     assert api.within is not None
-    owner = api.within.entity
-    return next(edge for edge in plan.edges if edge.parent == owner)
+    return api.within
 
 
 def may_come_later(plan: EntityPlan, edge: EdgePlan) -> bool:
@@ -67,19 +73,24 @@ def may_come_later(plan: EntityPlan, edge: EdgePlan) -> bool:
 class Outgoing:
     """Reads one entity's journal; `rows` can be asked again after parents have arrived."""
 
-    def __init__(self, connection: psycopg.Connection, plans: MigrationPlan, plan: EntityPlan) -> None:
-        """Args: the journal's database, the whole plan, and the plan of the entity."""
+    def __init__(
+        self, connection: psycopg.Connection, plans: MigrationPlan, plan: EntityPlan, *, seals: bool
+    ) -> None:
+        """Args: the journal's database, the whole plan, the plan of the entity, and what `Api.seals` says."""
         self.connection, self.plans, self.plan = connection, plans, plan
         self.parts = parts_of(plans, plan.name)
+        self.whole = [part for part in self.parts if seals and _within(part).incomplete == "hold"]
 
     def rows(self) -> Iterator[Row]:
         """Every row, in the order of the keys, a page at a time."""
+        self._find_incomplete()
         statement, last = self._statement(), uuid.UUID(int=0)
         while True:
             page = self.connection.execute(statement, (last, PAGE)).fetchall()
             inside = self._inside([row[0] for row in page])
-            for key, told, state, remote_id, body_hash, taken, passed_over, *parents in page:
+            for key, told, state, remote_id, body_hash, taken, passed_over, lacks, lost, *parents in page:
                 waits, held = self._resolve(self.plan, told, parents)
+                waits, held = waits or bool(lacks), held or lost or ""
                 body = self._body(self.plan, told)
                 for place, listed, why in inside.get(key, ()):
                     placed(body, place, listed)
@@ -95,8 +106,9 @@ class Outgoing:
         return sql.SQL(
             "select t.{key}, to_jsonb(t) - {text}, d.state, d.remote_id, d.body_hash, d.taken, case when d.state ="
             " 'refused' then exists (select from ferry.rejected_rows r where r.reason = {api} and"
-            " r.errors->0->>'sent_as' = d.key::text) end{named} from {journal} t"
-            " left join ferry.deliveries d on d.entity = {name} and d.key = t.{key}{joins}"
+            " r.errors->0->>'sent_as' = d.key::text) end, i.key is not null, i.lost{named} from {journal} t"
+            " left join ferry.deliveries d on d.entity = {name} and d.key = t.{key}"
+            " left join pg_temp.incomplete i on i.key = t.{key} and d.remote_id is null{joins}"
             " where t.{key} > %s order by t.{key} limit %s"
         ).format(
             key=sql.Identifier(plan.target_key[0]),
@@ -108,13 +120,23 @@ class Outgoing:
             joins=joins,
         )
 
+    def _find_incomplete(self) -> None:
+        """Note the rows that would go without some of those that belong inside them, and what became of one of these.
+
+        A rejected row names its owner as the source does. Rows that the API holds against their owner stand in the
+        journal and are no obstacle.
+        """
+        execute = self.connection.execute
+        execute("create temporary table if not exists incomplete (key uuid, lost text)")
+        execute("truncate pg_temp.incomplete")
+        for part in self.whole:
+            execute(_incomplete_statement(part, link_of(part), self.plan), {"in_journal": [API, PARENT]})
+        execute("analyze pg_temp.incomplete")
+
     def _inside(self, keys: list[Any]) -> dict[Any, list[tuple[str, list[Any], str | None]]]:
         """Of each row what goes inside it: the place, the bodies, and what they wait for (None if for nothing)."""
         found: dict[Any, list[tuple[str, list[Any], str | None]]] = {}
         for part in self.parts:
-            api = part.declaration.target.api
-            assert api is not None
-            assert api.within is not None
             bodies: dict[Any, list[Any]] = {key: [] for key in keys}
             waiting: dict[Any, str] = {}
             link = link_of(part)
@@ -126,7 +148,7 @@ class Outgoing:
                 bodies[owner].append(self._body(part, told))
             for key, listed in bodies.items():
                 if listed:
-                    found.setdefault(key, []).append((api.within.place, listed, waiting.get(key)))
+                    found.setdefault(key, []).append((_within(part).place, listed, waiting.get(key)))
         return found
 
     def _resolve(
@@ -191,6 +213,31 @@ def _parents(plan: EntityPlan) -> tuple[sql.Composed, sql.Composed]:
     return sql.Composed(named), sql.Composed(joins)
 
 
+def _incomplete_statement(part: EntityPlan, link: EdgePlan, owner: EntityPlan) -> sql.Composed:
+    """Fills `incomplete` with the owners of rows that are rejected (and which), or wait (without saying)."""
+    table, on = id_map.map_table(owner), []
+    for name, key in zip(link.source_columns, link.parent_key, strict=True):
+        type_ = owner.sent.field(key).type
+        told = sql.SQL("r.row->>{}").format(sql.Literal(name))
+        if pa.types.is_decimal(type_):  # 7.00 is 7; what is no number belongs to nobody
+            told = sql.SQL(
+                "case when {0} ~ '^-?[0-9]+([.][0-9]+)?$' then trim_scale(({0})::numeric)::text end"
+            ).format(told)
+        on.append(sql.SQL("{} = {}").format(as_text(sql.Identifier("m", f"old_{key}"), type_), told))
+    return sql.SQL(
+        "insert into pg_temp.incomplete select m.{new}, min(r.lost) from (select coalesce(sent, row) as row,"
+        " {part} || ' ' || array_to_string(key, ', ') || ' is rejected (' || reason || ') and would be missing in it;"
+        " replay that, or declare `incomplete: send`' as lost from ferry.rejected_rows where entity = {part}"
+        " and reason <> all(%(in_journal)s) union all select row, null from ferry.waiting_rows where entity = {part})"
+        " r join {map} m on {on} group by 1"
+    ).format(
+        new=sql.Identifier(table.new[0]),
+        part=sql.Literal(part.name),
+        map=table.identifier,
+        on=sql.SQL(" and ").join(on),
+    )
+
+
 def _part_statement(part: EntityPlan, link: EdgePlan) -> sql.Composed:
     named, joins = _parents(part)
     owner = sql.Identifier("t", link.target_columns[0])
@@ -209,10 +256,7 @@ def _part_statement(part: EntityPlan, link: EdgePlan) -> sql.Composed:
 
 def part_order(part: EntityPlan) -> sql.Composed:
     """By what rows that go inside another are sorted, for `order by`."""
-    api = part.declaration.target.api
-    assert api is not None
-    assert api.within is not None
-    columns = [*([api.within.sorted_by] if api.within.sorted_by else []), part.target_key[0]]
+    columns = [*filter(None, [_within(part).sorted_by]), part.target_key[0]]
     return sql.SQL(", ").join(sql.Identifier("t", name) for name in columns)
 
 

@@ -57,6 +57,11 @@ class Api(Protocol):
         """Whether `create` also brings up to date what is there, so that changed rows go in the same requests."""
         ...
 
+    @property
+    def seals(self) -> bool:
+        """Whether what went inside a row stays as it was sent, so that nothing can be added to it later."""
+        ...
+
     def find(self, items: list[Item]) -> list[Result]:
         """Those of some rows that are over there, where a repetition would not be recognised by itself."""
         ...
@@ -159,7 +164,8 @@ class Delivery:
         run_id: str,
     ) -> None:
         self.connection, self.plan, self.api, self.run_id = connection, plan, api, run_id
-        self.outgoing, self.result = Outgoing(connection, plans, plan), Delivered(plan.name)
+        self.outgoing = Outgoing(connection, plans, plan, seals=api is not None and api.seals)
+        self.result = Delivered(plan.name)
         self.hides = any(one.personal for one in (plan, *self.outgoing.parts))
         self._created: set[str] = set()
         self._updated: set[str] = set()

@@ -118,12 +118,15 @@ class Within(Declared):
         place: place of the list in the body of one of its rows.
         fields: column → place in an item of the list.
         sorted_by: the column by which the list is sorted.
+        incomplete: whether a row to which nothing can be added later (an order of Shopify's) waits until none of
+            these is rejected or waiting, or goes without them.
     """
 
     entity: str
     place: str
     fields: dict[str, str] = Field(default={})
     sorted_by: str = ""
+    incomplete: Literal["hold", "send"] = "hold"
 
 
 class ApiTarget(Declared):

@@ -79,6 +79,11 @@ class RestTargetApi:
         """Creating a row that is there is no update."""
         return False
 
+    @property
+    def seals(self) -> bool:
+        """What went inside a row can be changed as the row can."""
+        return False
+
     def find(self, items: list[Item]) -> list[Result]:
         """Those of some rows that are over there, for an API that would not recognise a repetition."""
         if self.declared.find is None:

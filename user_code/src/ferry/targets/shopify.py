@@ -6,6 +6,7 @@ repeated.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ferry.declaration import nearest
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.settings import Settings
 from ferry.sources.apis import ShopConnection
-from ferry.sources.calls import Patience, Throttled
+from ferry.sources.calls import Answer, Patience, Throttled
 from ferry.sources.declared import checked
 from ferry.sources.shopify import Shop, judged
 from ferry.targets.api_declaration import ShopifyTarget
@@ -64,8 +65,13 @@ UPDATABLE = (
     "shippingAddress",
     "tags",
 )
+ANEW = "to have it sent anew, roll it back with what goes inside it, deliver, and run and deliver again"
 # Shopify's own figure for a mutation.
 COST = 10
+# Objects of one page of a connection; Shopify gives no more.
+PAGE = 250
+# Limits of one mutation alone (five orders a minute in a development store) are said among its `userErrors`.
+PATIENCE = re.compile(r"too many attempts|rate limit|throttled", re.IGNORECASE)
 
 
 class ShopifyTargetApi:
@@ -107,6 +113,11 @@ class ShopifyTargetApi:
         """Customers and products are set, whether they are there or not."""
         return self.kind.name != "Order"
 
+    @property
+    def seals(self) -> bool:
+        """The lines of an order stay as they were created."""
+        return self.kind.name == "Order"
+
     def find(self, items: list[Item]) -> list[Result]:
         """Orders that are in the shop already; customers and products are found by the call that sets them."""
         if self.upserts or (self.bulk and items and self.bulk.found(_name(items[0].request))):
@@ -135,13 +146,13 @@ class ShopifyTargetApi:
         before = item.taken if item.taken is not None else item.body
         fixed = [name for name in item.body if name not in UPDATABLE and not _same(item.body, before, name)]
         if fixed:
-            said = f"Shopify does not change the {', '.join(fixed)} of an order that is there"
+            said = f"Shopify does not change the {', '.join(fixed)} of an order that is there; {ANEW}"
             return Result(item.key, None, said)
         given = {name: value for name, value in item.body.items() if name in UPDATABLE}
         query = "mutation($input: OrderInput!) { done: orderUpdate(input: $input) { userErrors { field message } } }"
         told = self._ask(query, {"input": {"id": item.remote_id, **given}})["done"]
-        had = {} if problems(told) else self._there(item.remote_id or "", self._inside(item))
-        return Result(item.key, item.remote_id, problems(told), had)
+        had = [] if problems(told) or not self.kind.inside else self._pages(item.remote_id or "")
+        return Result(item.key, item.remote_id, problems(told), self._also(had))
 
     def delete(self, remote_id: str) -> None:
         """Delete an object; one that is gone already is gone.
@@ -247,6 +258,8 @@ class ShopifyTargetApi:
             found = self._found(item)  # the shop lets no second order have our id
             if found is not None:
                 return found
+        if any(PATIENCE.search(one["message"]) for one in errors):
+            return self._set(item) if self.upserts else self._create_order(item)  # a line of a bulk operation
         problem = problem or problems(told or {})
         made = (told or {}).get(self.kind.root)
         if not problem and not (made or {}).get("id"):
@@ -254,7 +267,7 @@ class ShopifyTargetApi:
         if problem:
             return Result(item.key, None, self.caller.hide(problem)[:500])
         assert made is not None
-        return Result(item.key, str(made["id"]), "", self._also(made))
+        return Result(item.key, str(made["id"]), "", self._also(self._inside_of(made)))
 
     def _found(self, item: Item) -> Result | None:
         own = {"namespace": self.declared.namespace, "key": self.declared.key, "value": item.key}
@@ -263,23 +276,51 @@ class ShopifyTargetApi:
             f" {{ id {_inside_fields(self.kind, self._inside(item))} }} }}"
         )
         found = self._ask(query, {"identifier": {"customId": own}})["found"]
-        return Result(item.key, str(found["id"]), "", self._also(found)) if found else None
+        return Result(item.key, str(found["id"]), "", self._also(self._inside_of(found))) if found else None
 
-    def _there(self, remote_id: str, inside: int) -> dict[str, Any]:
-        fields = _inside_fields(self.kind, inside)
-        query = f"query($id: ID!) {{ node(id: $id) {{ ... on {self.kind.name} {{ id {fields} }} }} }}"
-        found = self._ask(query, {"id": remote_id})["node"]
-        return self._also(found) if found else {}
+    def _pages(self, remote_id: str, ids: tuple[str, ...] = (), after: str | None = None) -> list[str]:
+        """The ids of all that is inside an object, in its order; `ids` are those before the place `after`."""
+        query = (
+            f"query($id: ID!, $after: String) {{ node(id: $id) {{ ... on {self.kind.name} {{"
+            f" {self.kind.inside}(first: {PAGE}, after: $after) {{ {_PAGE_FIELDS} }} }} }} }}"
+        )
+        found = list(ids)
+        while True:
+            node = self._ask(query, {"id": remote_id, "after": after})["node"]
+            if node is None:
+                return []
+            page = node[self.kind.inside]
+            found += [one["id"] for one in page["nodes"]]
+            if not page["pageInfo"]["hasNextPage"]:
+                return found
+            after = page["pageInfo"]["endCursor"]
 
-    def _also(self, made: dict[str, Any]) -> dict[str, Any]:
+    def _inside_of(self, made: dict[str, Any]) -> list[str]:
+        """The ids of what is inside an object of an answer; what the answer's page does not hold is asked for."""
+        told = made.get(self.kind.inside) if self.kind.inside else None
+        if not told:
+            return []
+        ids, page = tuple(one["id"] for one in told["nodes"]), told["pageInfo"]
+        return self._pages(made["id"], ids, page["endCursor"]) if page["hasNextPage"] else list(ids)
+
+    def _also(self, ids: list[str]) -> dict[str, Any]:
         """The ids of what is inside an object, and that of the first under the name by which others refer to it."""
         kind = self.kind
-        ids = [one["id"] for one in (made.get(kind.inside) or {}).get("nodes", [])] if kind.inside else []
         return ({kind.inside: ids} if ids else {}) | ({kind.alone: ids[0]} if ids and kind.alone else {})
 
     def _ask(self, query: str, variables: dict[str, Any], caller: Any = None) -> dict[str, Any]:
         body = {"query": query, "variables": variables}
-        return (caller or self.caller).call("POST", "graphql.json", json=body, judge=judged, cost=COST)
+        return (caller or self.caller).call("POST", "graphql.json", json=body, judge=_heard, cost=COST)
+
+
+def _heard(answer: Answer) -> dict[str, Any]:
+    """What an answer says; one that asks for patience among its `userErrors` is throttling."""
+    told = judged(answer)
+    for done in told.values():
+        for one in (done.get("userErrors") if isinstance(done, dict) else None) or []:
+            if PATIENCE.search(one["message"]):
+                raise Throttled("the shop throttles", where=answer.request, why=one["message"])
+    return told
 
 
 def problems(told: dict[str, Any]) -> str:
@@ -292,8 +333,11 @@ def _name(request: uuid.UUID) -> str:
     return f"ferry_{request.hex}"
 
 
+_PAGE_FIELDS = "nodes { id } pageInfo { hasNextPage endCursor }"
+
+
 def _inside_fields(kind: Kind, most: int) -> str:
-    return f"{kind.inside}(first: {min(most, 250)}) {{ nodes {{ id }} }}" if kind.inside else ""
+    return f"{kind.inside}(first: {min(most, PAGE)}) {{ {_PAGE_FIELDS} }}" if kind.inside else ""
 
 
 def _same(body: dict[str, Any], before: dict[str, Any], name: str) -> bool:
