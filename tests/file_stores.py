@@ -50,11 +50,11 @@ class Folder:
 
 
 class S3:
-    """A bucket `files` on a store of its own; use as a context manager."""
+    """A store with an empty bucket `files`, one at a time in a process; use as a context manager."""
 
     def __enter__(self) -> Self:
         """Start the store, with a user who may read."""
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
@@ -71,8 +71,18 @@ class S3:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Forget what is in it, which would outlive the server in this process, and stop it."""
+        httpx.post(f"{self.endpoint}/moto-api/reset").raise_for_status()
         self._server.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where it is and who reads, as everything that speaks S3 finds them in the environment."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self._key,
+            "AWS_SECRET_ACCESS_KEY": self._secret,
+        }
 
     @property
     def connection(self) -> dict[str, Any]:

@@ -14,11 +14,10 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from ferry.components import FerryResource
 from ferry.io_managers import DatabaseIOManager, Frames, ParquetIOManager, Relation
+from file_stores import S3
 
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2024-01-01", end_date="2024-04-01")
 REGIONS = dg.StaticPartitionsDefinition(["north", "south"])
@@ -283,15 +282,10 @@ def test_a_generator_that_fails_half_way_leaves_what_was_there(
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """An S3 server of this machine with an empty bucket `exports`; its address."""
-    served = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    served.start()
-    host, port = served.get_host_and_port()
-    address = f"http://{host}:{port}"
-    s3fs.S3FileSystem(endpoint_url=address, key="key", secret="secret").mkdir("exports")
-    yield address
-    served.stop()
+def store() -> Iterator[S3]:
+    """A store that speaks S3 over HTTP, with an empty bucket."""
+    with S3() as opened:
+        yield opened
 
 
 @pytest.fixture(params=["folder", "store"])
@@ -301,10 +295,9 @@ def files(
     """A folder, and a prefix in an S3 bucket."""
     if request.param == "folder":
         return ParquetIOManager(base_uri=str(tmp_path / "exports"))
-    for name, value in (("AWS_ENDPOINT_URL", request.getfixturevalue("store")), ("AWS_ACCESS_KEY_ID", "key"),
-                        ("AWS_SECRET_ACCESS_KEY", "secret")):  # fmt: skip
+    for name, value in request.getfixturevalue("store").environment.items():
         monkeypatch.setenv(name, value)
-    return ParquetIOManager(base_uri=f"s3://exports/{tmp_path.name}")
+    return ParquetIOManager(base_uri=f"s3://files/{tmp_path.name}")
 
 
 def test_a_batch_of_partitions_gives_a_file_each(
@@ -390,6 +383,7 @@ import dagster as dg, numpy as np, pandas as pd
 from ferry.components import FerryResource
 from ferry.memory import peak_mib
 from ferry.io_managers import DatabaseIOManager, Frames, ParquetIOManager
+from file_stores import S3
 
 ROWS = 20_000
 
