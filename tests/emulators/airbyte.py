@@ -2,27 +2,36 @@
 
     python tests/emulators/airbyte.py --source postgresql://… --destination postgresql://… --schema airbyte
 
-The public API (`/api/public/v1`: applications, workspaces, connections, destinations, jobs) and what is needed of the
-configuration API (`/api/v1`: connections/get, jobs/get, jobs/get_without_logs, stream_statuses/list), with the paths,
-fields, statuses and refusals of Airbyte's OpenAPI documents. `POST /_control` changes how it behaves (see
-`syncing.Faults`; beside those `pause`, `rename`, `delete`, `break_schema`, `drop_stream`), `GET /_control` tells what
-was asked.
+The public API (`/api/public/v1`: applications, workspaces, connections, jobs) and what is needed of the configuration
+API (`/api/v1`: connections/get, jobs/get, jobs/get_without_logs, stream_statuses/list). Paths, parameters, fields,
+statuses and refusals were held against airbytehq/airbyte-platform 310e6cb (2026-08-21): the OpenAPI documents
+`server-api/…/config.yaml` and `problems-api/…/api-problems.yaml`, and where these say nothing (which refusal comes
+when, which counts a job has while it runs) the server that implements them. `POST /_control` changes how it behaves
+(see `syncing.Faults`; beside those `pause`, `rename`, `delete`, `break_schema`, `drop_stream`, `clearing`, `reject`,
+`cancel`), `GET /_control` tells what was asked.
 """
 
 from __future__ import annotations
 
 import re
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from syncing import Handler, Mover, Sync, Tool, arguments, serve
+from syncing import Handler, Mover, Stream, Sync, Tool, arguments, serve
 
 CLIENT, SECRET = "client-1", "secret-of-client-1"
 WORKSPACE = "9924bcd0-99be-453d-ba47-c2c9766f7da5"
 CONNECTION = "744cc0ed-7f05-4949-9e60-2a814f90c035"
 SOURCE, DESTINATION = "0c31738c-0b2d-4887-b506-e2cd1c39cc35", "18dccc91-0ab1-4f72-9ed7-0b8fc27c5826"
 TOKEN_LIFE = 180
+PROBLEMS = {
+    400: ("resource-not-found", "The requested resource could not be found."),
+    401: ("invalid-api-key", "The API key in the Authorization header is invalid."),
+    403: ("forbidden", "The request is forbidden."),
+    409: ("try-again-later", "Please try again later."),
+}
 OWN = {
     "_airbyte_raw_id": "varchar not null default gen_random_uuid()::varchar",
     "_airbyte_extracted_at": "timestamptz not null default now()",
@@ -70,6 +79,7 @@ class Airbyte(Tool):
         super().__init__(args, Mover(args.source, args.destination, args.schema, airbyte_type, OWN))
         self.name, self.status, self.breaking, self.deleted = "old shop", "active", False, False
         self.left_out: set[str] = set()
+        self.clearing, self.rejected = False, 0
 
     def control(self, wanted: dict[str, Any]) -> str:
         """Orders about the connection, then the faults."""
@@ -77,6 +87,8 @@ class Airbyte(Tool):
         self.name = wanted.pop("rename", self.name)
         self.deleted = wanted.pop("delete", self.deleted)
         self.breaking = wanted.pop("break_schema", self.breaking)
+        self.clearing = wanted.pop("clearing", self.clearing)
+        self.rejected = wanted.pop("reject", self.rejected)
         self.left_out |= {name for name in [wanted.pop("drop_stream", None)] if name}
         for sync in self.syncs.values():
             if wanted.get("cancel") and not sync.ended:
@@ -95,9 +107,13 @@ class AirbyteHandler(Handler):
     tool: Airbyte
 
     def refused(self, status: int, message: str) -> Any:
-        """A problem, as the public API words it."""
-        return {"status": status, "type": "https://reference.airbyte.com/reference/errors", "title": "error",
-                "detail": message, "message": message}  # fmt: skip
+        """A problem, as the public API words it; the configuration API has a message alone."""
+        if not self.path.startswith("/api/public/"):
+            return {"message": message, "exceptionClassName": "io.airbyte.commons.server.errors.KnownException",
+                    "exceptionStack": [], "rootCauseExceptionStack": []}  # fmt: skip
+        title, detail = PROBLEMS.get(status, ("unexpected-problem", "An unexpected problem has occurred."))
+        return {"status": status, "type": f"https://reference.airbyte.com/reference/errors#{title}", "title": title,
+                "detail": detail, "documentationUrl": None, "data": {"message": message}}  # fmt: skip
 
     def route(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
         """Status and answer of one call."""
@@ -106,7 +122,7 @@ class AirbyteHandler(Handler):
         config = path.removeprefix("/api/v1") if path.startswith("/api/v1") else None
         if public == "/applications/token":
             if (body.get("client_id"), body.get("client_secret")) != (CLIENT, SECRET):
-                return self._no(403, "Invalid client credentials")
+                return 401, {"errorId": str(uuid.uuid4())}
             token = f"token-{len(tool.tokens) + 1}-{time.monotonic_ns()}"
             tool.tokens[token] = time.monotonic() + TOKEN_LIFE
             return 200, {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_LIFE}
@@ -128,11 +144,6 @@ class AirbyteHandler(Handler):
             case "GET", "/connections":
                 data = [] if tool.deleted or query.get("workspaceIds") != WORKSPACE else [self._connection()]
                 return 200, {"data": data[int(query.get("offset", 0)) :], "next": "", "previous": ""}
-            case "GET", str(one) if one.startswith("/destinations/"):
-                return 200, {
-                    "destinationId": DESTINATION, "name": "warehouse", "destinationType": "postgres",
-                    "workspaceId": WORKSPACE, "configuration": {"database": "landing", "schema": tool.args.schema},
-                }  # fmt: skip
             case "POST", "/connections/get":
                 if tool.deleted or body.get("connectionId") != CONNECTION:
                     return self._no(
@@ -148,21 +159,26 @@ class AirbyteHandler(Handler):
                 ]
                 jobs = [job for job in jobs if job["startTime"] >= since]
                 begin, size = int(query.get("offset", 0)), int(query.get("limit", 20))
-                more = f"{self.path}&offset={begin + size}" if len(jobs) > begin + size else ""
+                asked = f"jobType=&connectionId={CONNECTION}&limit={size}"
+                more = (
+                    f"https://api.airbyte.com/v1/jobs?{asked}&offset={begin + size}"
+                    if jobs[begin + size :]
+                    else ""
+                )
                 return 200, {"data": jobs[begin : begin + size], "next": more, "previous": ""}
             case _, str(one) if re.fullmatch(r"/jobs/\d+", one):
                 return self._one_job(method, int(one.rpartition("/")[2]))
             case "POST", "/jobs/get" | "/jobs/get_without_logs":
                 sync = tool.syncs.get(int(body["id"]))
                 if sync is None:
-                    return self._no(404, f"Could not find job with id: {body['id']}")
+                    return self._no(500, f"Could not find job with id: {body['id']}")
                 return 200, self._job_info(sync, logs=path.endswith("/get"))
             case "POST", "/stream_statuses/list":
                 sync = tool.syncs[int(body["jobId"])]
                 return 200, {"streamStatuses": [
-                    {"id": f"{sync.id}-{n}", "connectionId": CONNECTION, "jobId": sync.id, "attemptNumber": 0,
-                     "jobType": "SYNC", "runState": s.state, "streamName": s.name, "transitionedAt": 0,
-                     "workspaceId": WORKSPACE}
+                    {"id": str(uuid.UUID(int=sync.id * 1000 + n)), "connectionId": CONNECTION, "jobId": sync.id,
+                     "attemptNumber": 0, "jobType": "SYNC", "runState": s.state, "streamName": s.name,
+                     "transitionedAt": 0, "workspaceId": WORKSPACE}
                     for n, s in enumerate(sync.streams)
                 ]}  # fmt: skip
             case _:
@@ -195,45 +211,48 @@ class AirbyteHandler(Handler):
     def _start(self, body: dict[str, Any]) -> tuple[int, Any]:
         tool = self.tool
         if tool.deleted or body.get("connectionId") != CONNECTION:
-            return self._no(404, "The connection was not found")
-        if tool.running(CONNECTION):
+            return self._no(400, "STANDARD_SYNC")
+        if tool.running(CONNECTION) or tool.clearing:
             return self._no(409, f"A sync is already running for: {CONNECTION}")
         if tool.status != "active":
-            return self._no(409, f"Can't sync an inactive connection: {CONNECTION}")
+            return self._no(409, "State conflict")
         return 200, self._job(tool.start(CONNECTION, tool.streams()))
 
     def _one_job(self, method: str, number: int) -> tuple[int, Any]:
         sync = self.tool.syncs.get(number)
         if sync is None:
-            return self._no(404, f"Could not find job with id: {number}")
+            return self._no(409, "Job is not currently running")
         if method == "DELETE":
-            if sync.ended:
-                return self._no(409, f"Could not cancel job {number}: it has ended")
-            sync.cancelled.set()
-            sync.status = "cancelled"
+            now = self.tool.running(CONNECTION)  # whichever that is: only the connection matters to Airbyte
+            if now is None:
+                return self._no(409, "Job is not currently running")
+            now.cancelled.set()
+            now.status = "cancelled"
         return 200, self._job(sync)
 
     def _job(self, sync: Sync) -> dict[str, Any]:
         return {
             "jobId": sync.id, "status": sync.status, "jobType": "sync", "connectionId": CONNECTION,
-            "startTime": _iso(sync.began), "lastUpdatedAt": _iso(sync.ended or time.time()),
+            "startTime": _iso(sync.began), **({"lastUpdatedAt": _iso(sync.ended)} if sync.ended else {}),
             "duration": f"PT{int((sync.ended or time.time()) - sync.began)}S",
             "bytesSynced": sum(s.bytes for s in sync.streams), "rowsSynced": sum(s.rows for s in sync.streams),
         }  # fmt: skip
 
     def _job_info(self, sync: Sync, *, logs: bool) -> dict[str, Any]:
-        stats = [
-            {"streamName": s.name, "stats": {
-                "recordsEmitted": s.rows, "bytesEmitted": s.bytes,
-                "recordsCommitted": s.rows if s.state == "COMPLETE" else 0,
-                "bytesCommitted": s.bytes if s.state == "COMPLETE" else 0}}
-            for s in sync.streams
-        ]  # fmt: skip
         attempt: dict[str, Any] = {
             "id": 0, "status": {"succeeded": "succeeded", "running": "running"}.get(sync.status, "failed"),
-            "createdAt": int(sync.began), "updatedAt": int(time.time()), "streamStats": stats,
-            "recordsSynced": sum(s.rows for s in sync.streams), "bytesSynced": sum(s.bytes for s in sync.streams),
+            "createdAt": int(sync.began), "updatedAt": int(time.time()),
         }  # fmt: skip
+        if sync.ended:  # before that, an attempt has no counts
+            attempt |= {
+                "endedAt": int(sync.ended),
+                "recordsSynced": sum(s.rows for s in sync.streams), "bytesSynced": sum(s.bytes for s in sync.streams),
+                "streamStats": [
+                    {"streamName": s.name, "stats": {"recordsEmitted": s.rows, "bytesEmitted": s.bytes,
+                                                     "recordsCommitted": s.rows if s.state == "COMPLETE" else 0}}
+                    for s in sync.streams
+                ],
+            }  # fmt: skip
         if sync.error:
             attempt["failureSummary"] = {
                 "partialSuccess": any(s.state == "COMPLETE" for s in sync.streams),
@@ -245,17 +264,22 @@ class AirbyteHandler(Handler):
         one: dict[str, Any] = {"attempt": attempt}
         if logs:
             one |= {"logType": "formatted", "logs": {"logLines": sync.log}}
-        times = {"createdAt": int(sync.began), "updatedAt": int(time.time()), "startedAt": int(sync.began)}
-        return {
-            "job": {
-                "id": sync.id,
-                "configType": "sync",
-                "configId": CONNECTION,
-                "status": sync.status,
-                **times,
-            },
-            "attempts": [one],
-        }
+        job: dict[str, Any] = {
+            "id": sync.id, "configType": "sync", "configId": CONNECTION, "status": sync.status,
+            "createdAt": int(sync.began), "updatedAt": int(time.time()), "startedAt": int(sync.began),
+        }  # fmt: skip
+        if not logs:
+            streams = [{"streamName": s.name, **self._counts(s)} for s in sync.streams if s.rows]
+            total = {name: sum(one[name] for one in streams) for name in self._counts(Stream("", []))}
+            job |= {"aggregatedStats": total, "streamAggregatedStats": streams}
+        return {"job": job, "attempts": [one]}
+
+    def _counts(self, stream: Stream) -> dict[str, int]:
+        whole = stream.state == "COMPLETE"
+        rejected = min(self.tool.rejected, stream.rows)
+        return {"recordsEmitted": stream.rows, "bytesEmitted": stream.bytes,
+                "recordsCommitted": stream.rows - rejected if whole else 0, "recordsRejected": rejected,
+                "bytesCommitted": stream.bytes if whole else 0}  # fmt: skip
 
 
 def _iso(moment: float) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from emulators.airbyte import CLIENT, SECRET, WORKSPACE
+from emulators.airbyte import CLIENT, CONNECTION, SECRET, WORKSPACE
 from ferry.components.connections import recall, refresh
+from ferry.components.following import open_service
 from ferry.errors import FerryError
 from ferry.settings import read_settings
 from synced import Synced, failure, synced
@@ -48,11 +49,25 @@ def latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.AssetMaterializ
     return event.asset_materialization
 
 
+def logged(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, level: int) -> str:
+    """What a run has logged at a level, line by line."""
+    return "\n".join(log.message for log in instance.all_logs(result.run_id) if log.level == level)
+
+
 def test_materializing_syncs_once_and_reports_rows_bytes_and_the_tools_page(
-    shop: Synced, instance: dg.DagsterInstance
+    shop: Synced, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sync for both streams; each materialization has its counts, its page and the job as its data version."""
-    assert shop.sync(instance).success
+    """One sync for both streams, with what has come so far; each materialization has its counts, its page and the job
+    as its data version. Rows that the destination refused are a warning, and only a run's own job is cancelled.
+    """
+    monkeypatch.setattr("ferry.components.connector.PROGRESS_SECONDS", 0)
+    shop.tool.control(hold=True)
+    with shop.meanwhile(looked(9), hold=False):
+        result = shop.sync(instance)
+    assert result.success
+    told = logged(instance, result, 20)
+    assert "Airbyte sync 1 of old shop: running, 500 rows, 21," in told
+    assert "Airbyte sync 1 of old shop: succeeded, 2,500 rows, " in told
     assert (shop.rows("customers"), shop.rows("orders")) == (500, 2000)
     assert [sync["status"] for sync in shop.tool.tell()["syncs"]] == ["succeeded"]
     for key, rows in ((CUSTOMERS, 500), (ORDERS, 2000)):
@@ -62,8 +77,16 @@ def test_materializing_syncs_once_and_reports_rows_bytes_and_the_tools_page(
         assert str(event.metadata["page"].value).endswith("/timeline")
         assert event.tags
         assert event.tags["dagster/data_version"] == "airbyte-1"
-    assert shop.sync(instance).success
+    shop.tool.control(reject=3)
+    result = shop.sync(instance)
     assert (latest(instance, ORDERS).tags or {})["dagster/data_version"] == "airbyte-2"
+    assert latest(instance, ORDERS).metadata["rows synced"].value == 1997
+    assert "old shop: 3 rows of orders were refused by the destination" in logged(instance, result, 30)
+    shop.tool.control(hold=True)
+    airbyte = open_service("airbyte", read_settings(), "tool", 5)
+    airbyte.start(CONNECTION)
+    airbyte.cancel(CONNECTION, "1")  # which has ended: what the connection does now is somebody else's
+    assert [sync["status"] for sync in shop.tool.tell()["syncs"]] == ["succeeded", "succeeded", "running"]
 
 
 def looked(times: int) -> Callable[[dict[str, Any]], bool]:
@@ -178,10 +201,12 @@ def test_what_passes_is_waited_out(
         ({"pause": True}, {}, "the connection is paused in Airbyte (status inactive). Enable it there"),
         ({"break_schema": True}, {}, "its source's schema has changed in a way that breaks it. Review the change"),
         ({"drop_stream": "orders"}, {}, "Airbyte syncs no stream 'orders'"),
+        ({"clearing": True}, {}, "Airbyte starts no sync of this connection now. A sync is already running for: "),
         ({"delete": True}, {}, "Airbyte has no connection 'old shop'. it was there before, and was deleted"),
-        ({"down": True}, {"patience": 0.3}, "the token server does not answer"),
+        ({"down": True}, {"patience": 0.3}, "Airbyte's token server does not answer"),
     ],
-    ids=["unknown stream", "unknown connection", "paused", "breaking change", "stream gone", "deleted", "down"],
+    ids=["unknown stream", "unknown connection", "paused", "breaking change", "stream gone", "clearing",
+         "deleted", "down"],
 )  # fmt: skip
 def test_what_cannot_be_synced_is_said_before_a_sync_starts(
     shop: Synced, instance: dg.DagsterInstance, change: dict[str, object], declared: dict[str, object], wanted: str
@@ -199,7 +224,7 @@ def test_what_cannot_be_synced_is_said_before_a_sync_starts(
     ("old", "new", "wanted"),
     [
         (WORKSPACE, "another", "Airbyte does not know the workspace 'another', or not for this client"),
-        (SECRET, "wrong", "the token server refuses (HTTP 403)"),
+        (SECRET, "wrong", "Airbyte's token server refuses (HTTP 401)"),
         ("airbyte+http", "https", "this is no URL of an Airbyte workspace"),
     ],
 )

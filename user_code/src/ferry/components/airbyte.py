@@ -23,6 +23,8 @@ from ferry.sources.calls import Auth, Caller, Patience, Refused
 
 CLOUD = "api.airbyte.com"
 STATES = {"succeeded": SUCCEEDED, "failed": FAILED, "error": FAILED, "cancelled": CANCELLED}
+# Where its problems, and the configuration API's exceptions, say what is wrong.
+WORDS = ("data.message", "detail", "message")
 # How long ago a sync may have begun that is still looked for.
 LONGEST = timedelta(days=14)
 
@@ -75,7 +77,9 @@ class Airbyte:
             auth = (
                 basic(user, password)
                 if by_password
-                else client_credentials(f"{rest}/applications/token", user, password)
+                else client_credentials(
+                    f"{rest}/applications/token", user, password, who="Airbyte's token server"
+                )
             )
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -91,7 +95,7 @@ class Airbyte:
             )
         waiting = Patience(attempts=1000, seconds=patience, first_wait=0.2, longest_wait=20)
         self.client._callers = [
-            Caller(base, auth=auth, patience=waiting, who=self.label) for base in (rest, config)
+            Caller(base, auth=auth, patience=waiting, who=self.label, words=WORDS) for base in (rest, config)
         ]
 
     def connection(self, named: str, remembered: str | None) -> Connection:
@@ -141,7 +145,7 @@ class Airbyte:
     def running(self, connection: str) -> Sync | None:
         """The newest sync that has not ended."""
         jobs = self.client.get_jobs_for_connection(connection, created_after=datetime.now(UTC) - LONGEST)
-        active = [job.id for job in jobs if job.status not in STATES and job.type == "sync"]
+        active = [job.id for job in jobs if job.status not in STATES and job.type in ("sync", "refresh")]
         return self.look(connection, str(max(active))) if active else None
 
     def start(self, connection: str) -> Sync:
@@ -149,14 +153,24 @@ class Airbyte:
         try:
             job = self.client.start_sync_job(connection)["jobId"]
         except Refused as error:
-            found = self.running(connection) if error.status == 409 else None
-            if found is None:
+            if error.status != 409:
                 raise
-            return found
+            if (found := self.running(connection)) is not None:
+                return found
+            # Its streams are being cleared, or its workers were too busy to begin: both pass.
+            raise TransientError(
+                "Airbyte starts no sync of this connection now",
+                where=error.where,
+                why=error.why,
+                next="Wait until the job on the connection's page has ended, then re-execute",
+            ) from None
         return Sync(str(job), RUNNING, url=self._page(connection))
 
     def look(self, connection: str, handle: str) -> Sync | None:
-        """How a job stands, over all its attempts; its log only if it failed."""
+        """How a job stands, over all its attempts; its log only if it failed.
+
+        Airbyte adds up what its attempts did beside them: an attempt itself has no counts before it has ended.
+        """
         told = self._config("/jobs/get_without_logs", {"id": int(handle)})
         if told is None:
             return None
@@ -164,33 +178,42 @@ class Airbyte:
         attempts = [one["attempt"] for one in told["attempts"]]
         whole = self._whole(int(handle)) if state == FAILED else None
         streams: dict[str, Counts] = {}
-        for attempt in attempts:
-            for one in attempt.get("streamStats") or []:
-                name, stats = one["streamName"], one["stats"]
-                before = streams.get(name, Counts(0, 0))
-                streams[name] = Counts(
-                    (before.rows or 0)
-                    + int(stats.get("recordsCommitted") or stats.get("recordsEmitted") or 0),
-                    (before.bytes or 0) + int(stats.get("bytesCommitted") or stats.get("bytesEmitted") or 0),
-                    state == SUCCEEDED if whole is None else name in whole,
-                )
+        rejected: dict[str, int] = {}
+        for stats in told["job"].get("streamAggregatedStats") or []:
+            name = stats["streamName"]
+            before = streams.get(name, Counts(0, 0))
+            streams[name] = Counts(
+                (before.rows or 0) + int(stats.get("recordsCommitted") or stats.get("recordsEmitted") or 0),
+                (before.bytes or 0) + int(stats.get("bytesCommitted") or stats.get("bytesEmitted") or 0),
+                state == SUCCEEDED if whole is None else name in whole,
+            )
+            rejected[name] = rejected.get(name, 0) + int(stats.get("recordsRejected") or 0)
         failures = [f for a in attempts[-1:] for f in (a.get("failureSummary") or {}).get("failures", [])]
         words = [f.get("externalMessage") or f.get("internalMessage") or "" for f in failures]
         return Sync(
             handle,
             state,
             version=f"airbyte-{handle}" if state == SUCCEEDED else "",
-            rows=sum(int(a.get("recordsSynced") or 0) for a in attempts),
-            bytes=sum(int(a.get("bytesSynced") or 0) for a in attempts),
+            rows=sum(one.rows or 0 for one in streams.values()),
+            bytes=sum(one.bytes or 0 for one in streams.values()),
             streams=streams,
+            warnings=tuple(
+                f"{count:,} rows of {name} were refused by the destination"
+                for name, count in rejected.items()
+                if count
+            ),
             error="; ".join(filter(None, words)),
             passing=bool(failures) and all(f.get("failureType") == "transient_error" for f in failures),
             log=self._log(int(handle)) if state == FAILED else (),
             url=self._page(connection),
         )
 
-    def cancel(self, connection: str, handle: str) -> None:  # noqa: ARG002 - a job's number is enough
+    def cancel(self, connection: str, handle: str) -> None:
         """Cancel a job; one that has ended meanwhile is left alone."""
+        # Airbyte cancels what the connection is doing now, and asks for the job's number only to find the connection.
+        now = self.look(connection, handle)
+        if now is None or now.state != RUNNING:
+            return
         try:
             self.client.cancel_job(int(handle))
         except Refused as error:
@@ -207,6 +230,10 @@ class Airbyte:
             )
         except Refused as error:
             if error.status == 404:
+                return None
+            raise
+        except TransientError as error:
+            if "Could not find job with id" in error.why:  # which Airbyte calls a fault of its own
                 return None
             raise
 
@@ -244,10 +271,11 @@ def _obstacle(details: Mapping[str, Any]) -> tuple[str, str]:
             "Airbyte holds the connection back: its source's schema has changed in a way that breaks it",
             "Review the change on the connection's page, accept it there, and compare the entity's contract with it",
         )
-    status = details.get("status")
+    status, why = details.get("status"), details.get("statusReason")
     if status != "active":
         return (
-            f"the connection is {'paused' if status == 'inactive' else status} in Airbyte (status {status})",
+            f"the connection is {'paused' if status == 'inactive' else status} in Airbyte (status {status}"
+            f"{f': {why}' if why else ''})",
             "Enable it there, then re-execute",
         )
     return ("", "")

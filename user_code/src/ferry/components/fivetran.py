@@ -47,6 +47,7 @@ class Fivetran:
             patience=Patience(attempts=1000, seconds=patience, first_wait=0.2, longest_wait=20),
             headers={"accept": "application/json;version=2"},
             who=self.label,
+            words=("message",),
         )
         self.asked = ""  # when this process asked for a sync, ISO 8601 by Fivetran's clock
 

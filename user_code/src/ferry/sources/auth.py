@@ -128,6 +128,7 @@ class OAuth2:
         store: file for the token, made readable by its owner only; None keeps it in memory.
         secrets: what must not appear in messages.
         basic_auth: client id and secret, for servers that want them as basic authentication.
+        who: what messages call the token server.
     """
 
     def __init__(
@@ -138,8 +139,9 @@ class OAuth2:
         store: Path | None = None,
         secrets: tuple[str, ...] = (),
         basic_auth: tuple[str, str] | None = None,
+        who: str = "the token server",
     ) -> None:
-        self._url, self._body, self._basic = token_url, body, basic_auth
+        self._url, self._body, self._basic, self._who = token_url, body, basic_auth, who
         self._store, self._own = store, dict[str, Any]()
         self._secrets = secrets
         self._lock = threading.Lock()
@@ -177,7 +179,7 @@ class OAuth2:
             except httpx.TransportError as error:
                 if attempt == 3:
                     raise TransientError(
-                        "the token server does not answer", where=where, why=str(error)
+                        f"{self._who} does not answer", where=where, why=str(error)
                     ) from error
                 time.sleep(0.3 * 2**attempt)
                 continue
@@ -202,13 +204,13 @@ class OAuth2:
         except ValueError:
             told = {}
         if response.status_code >= 500 or response.status_code == 429:
-            raise TransientError(f"the token server answers HTTP {response.status_code}", where=where)
+            raise TransientError(f"{self._who} answers HTTP {response.status_code}", where=where)
         if response.status_code >= 400 or "access_token" not in told:
             fault = ": ".join(str(told[k]) for k in ("error", "error_description") if told.get(k))
             for secret in self.secrets():
                 fault = fault.replace(secret, "***") if secret else fault
             raise PermanentError(
-                f"the token server refuses (HTTP {response.status_code})",
+                f"{self._who} refuses (HTTP {response.status_code})",
                 where=where,
                 why=fault or "no access_token in its answer",
                 next="Check client, certificate or refresh token of this connection; a refused one must be made anew",
@@ -257,7 +259,13 @@ def _clock(response: httpx.Response) -> float:
 
 
 def client_credentials(
-    token_url: str, client_id: str, client_secret: str, *, scope: str = "", store: Path | None = None
+    token_url: str,
+    client_id: str,
+    client_secret: str,
+    *,
+    scope: str = "",
+    store: Path | None = None,
+    who: str = "the token server",
 ) -> OAuth2:
     """OAuth 2.0 client credentials with a secret in the body."""
 
@@ -265,7 +273,7 @@ def client_credentials(
         form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
         return form | ({"scope": scope} if scope else {})
 
-    return OAuth2(token_url, body, store=store, secrets=(client_secret,))
+    return OAuth2(token_url, body, store=store, secrets=(client_secret,), who=who)
 
 
 def refresh_token(

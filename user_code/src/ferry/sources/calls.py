@@ -150,6 +150,7 @@ class Caller:
         throttled: tells from an answer other than 429 whether it is throttling.
         max_answer: bytes that one answer may have after decompression.
         who: what messages call the other side.
+        words: places (`data.message`) at which a refusal that is JSON says in words what is wrong, the best first.
     """
 
     def __init__(
@@ -165,8 +166,9 @@ class Caller:
         throttled: Callable[[Answer], bool] | None = None,
         max_answer: int = 64 * 1024 * 1024,
         who: str = "the source",
+        words: tuple[str, ...] = (),
     ) -> None:
-        self.who = who
+        self.who, self.words = who, words
         self.base, self.auth, self.bucket, self.slots = base.rstrip("/"), auth, bucket, slots
         self.patience = patience or Patience()
         self.feedback, self.throttled, self.max_answer = feedback, throttled, max_answer
@@ -399,6 +401,20 @@ class Caller:
             # The header has whole seconds and the way takes time: less than this is no skew.
             self.skew = skew if abs(skew) > 5 else 0.0
 
+    def _said(self, answer: Answer) -> str:
+        """What a refusal says in words, or its first bytes."""
+        try:
+            told = simplejson.loads(answer.body) if self.words else None
+        except ValueError:
+            told = None
+        for place in self.words:
+            found: Any = told
+            for step in place.split("."):
+                found = found.get(step) if isinstance(found, dict) else None
+            if isinstance(found, str) and found:
+                return self.hide(found)[:_EXCERPT]
+        return answer.excerpt
+
     def _refuse(self, answer: Answer) -> None:
         status = answer.status
         if status == 429 or (status >= 400 and self.throttled is not None and self.throttled(answer)):
@@ -414,7 +430,7 @@ class Caller:
             )
         if status < 300 or status == 304:
             return
-        what, why = f"{self.who} answers HTTP {status}", answer.excerpt
+        what, why = f"{self.who} answers HTTP {status}", self._said(answer)
         if status >= 500 or status in (408, 425):
             raise TransientError(
                 what, where=answer.request, why=why, retry_after=_retry_after(answer, self.now())
