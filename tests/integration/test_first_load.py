@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from ferry.rollback import roll_back
-from ferry.targets.direct import writes_directly
+from ferry.targets.direct import DirectLoad, OtherwiseError, writes_directly
 from ferry.targets.postgres import LoadSql
 from small import Small
 
@@ -99,6 +101,18 @@ def test_a_key_that_the_target_cannot_hold_is_rejected_alone(small: Small) -> No
     assert small.rejected("wide") == {"70": "target_refused"}
     assert small.rows("select count(*), sum(n) from wide") == [(199, 20100 - 70)]
     assert small.rows("select count(*) from ferry.id_map_wide m join wide w on w.id = m.new_id") == [(199,)]
+
+
+def test_a_key_that_is_null_after_all_is_none_of_the_short_ways(small: Small) -> None:
+    """Whatever let it through: nothing is written, and the long way is asked to find out."""
+    plan = small.migrating.plans()["children"]
+    with small.migrating.target() as target:
+        rows = pa.table({"id": [None, None]}, pa.schema([plan.sent.field("id")]))
+        for field in list(plan.sent)[1:]:
+            rows = rows.append_column(field, pa.nulls(2, field.type))
+        with pytest.raises(OtherwiseError, match="a key is NULL"):
+            DirectLoad(LoadSql(plan), target).write(rows, np.arange(2), "all")
+    assert small.rows("select from children") == []
 
 
 def test_text_that_the_target_would_cut_takes_the_long_way(small: Small) -> None:

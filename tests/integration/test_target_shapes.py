@@ -1,5 +1,9 @@
 """Target tables of every shape: they are filled exactly, or the plan says why not."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -10,6 +14,7 @@ import pytest
 
 from ferry.errors import DeclarationError
 from ferry.load import Loader
+from ferry.replay import replay
 from ferry.rollback import roll_back
 from small import Small
 
@@ -256,6 +261,33 @@ def test_a_foreign_key_that_no_reference_fills_is_refused(small: Small) -> None:
     assert small.migrating.plans().order == ("a", "b")
 
 
+def test_a_foreign_key_to_a_unique_column_that_is_no_key_does_not_hang_on_the_order(small: Small) -> None:
+    """No row waits for such a parent: the plan refuses and says how; set aside, children come first, twice even."""
+    small.source(
+        "create table a (id int primary key, code text)", "create table b (id int primary key, code text)"
+    )
+    small.target(
+        "create table a (new_id int generated always as identity primary key, code text unique)",
+        "create table b (new_id int generated always as identity primary key, code text references a (code))",
+    )
+    small.declare("a", "id: int", drop=["id"])
+    small.declare("b", "id: int", drop=["id"])
+    with pytest.raises(DeclarationError, match=r"code of public.a.*constraints: at_end"):
+        small.migrating.plans()
+    declared = small.migrating.folder / "b" / "defs.yaml"
+    document = json.loads(declared.read_text())
+    document["attributes"]["target"]["constraints"] = "at_end"
+    declared.write_text(json.dumps(document))
+    for n, code in enumerate("xy"):
+        small.source(f"insert into a values ({n}, '{code}')", f"insert into b values ({n}, '{code}')")
+        for name in ("b", "a"):
+            assert not small.migrating.load(name).failed
+        small.migrating.settle()
+        assert small.outcomes("b") == {"extracted": n + 1, "inserted": 1} | ({"unchanged": 1} if n else {})
+        assert small.rows("select count(*) from pg_constraint where contype = 'f'") == [(1,)]
+    assert small.rows("select code from b order by 1") == [("x",), ("y",)]
+
+
 def test_a_table_with_dots_and_quotes_in_its_name(small: Small) -> None:
     """A part of the name with a dot stands in double quotes in the declaration."""
     small.source('create table "orders.2019" (id int primary key, name text)',
@@ -268,19 +300,85 @@ def test_a_table_with_dots_and_quotes_in_its_name(small: Small) -> None:
     assert small.rows('select name from "say ""hi"""') == [("a",)]
 
 
-def test_uuid_keys_are_made_once_and_kept(small: Small) -> None:
-    """A version 7 UUID for each row, the same after a rollback and a reload."""
-    small.source("create table names (id int primary key, name text)",
-                 "insert into names select i, 'n' || i from generate_series(1, 50) i")  # fmt: skip
-    small.target("create table names (uid uuid primary key, name text)")
-    small.declare("names", "id: int; name: str", new_key="uid", made="uuid7")
+AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from ferry.declaration import read_migration
+from ferry.pipeline import carry
+from ferry.plan import plan_migration
+from ferry.settings import read_settings
+
+settings = read_settings()
+plans = plan_migration(read_migration(Path(sys.argv[1])), settings)
+with ThreadPoolExecutor() as pool:
+    list(pool.map(lambda name: list(carry(plans, name, ("all",), settings)), plans.order))
+"""
+
+
+def test_keys_of_every_kind_outlast_a_kill_a_replay_and_a_rollback(small: Small) -> None:
+    """Version 7 and 5 UUIDs, an expression of the old key and one of a sequence: each old key keeps its new one.
+
+    A load of each is killed while its third chunk waits to be written, and goes on; the row that was rejected is
+    replayed; all is taken back and comes again.
+    """
+    kinds = {
+        "v7": {"from": "uuid7"},
+        "v5": {"from": "uuid5"},
+        "told": {"from": "expression", "expression": "lpad('e' || r.k0, 32, '0')::uuid"},
+        "drawn": {"from": "expression", "expression": "lpad(nextval('drawn_keys')::text, 32, '0')::uuid"},
+    }
+    small.migrating.chunk_rows = 2
+    small.source(*(f"create table {kind} as select n as id, 'n' || n as name from generate_series(1, 8) n"
+                   for kind in kinds))  # fmt: skip
+    small.target("create sequence drawn_keys")
+    for kind, key in kinds.items():
+        small.target(f"create table {kind} (uid uuid primary key, name text check (name <> 'n2'))")
+        small.declare(kind, "id: int; name: str", drop=["id"], target_key={"column": "uid", **key})
+    with Loader(small.migrating.plans(), "v7", small.migrating.settings):
+        pass
+    third = f"insert into ferry.ledger select unnest(array{list(kinds)}), 'all', 2, '', '', '', 0, 0, 0, 0, 0, 0, 0"
+    with psycopg.connect(small.migrating.target_url) as holder:
+        holder.execute(third.encode())
+        loads = subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, str(small.migrating.folder)],
+            env={**os.environ, **small.migrating.environment},
+        )
+        waiting = "select from pg_locks where locktype = 'transactionid' and not granted"
+        while len(small.rows(waiting)) < len(kinds):
+            assert loads.poll() is None
+        loads.kill()
+        loads.wait()
+        holder.rollback()
+
+    def keys(kind: str) -> dict[int, uuid.UUID]:
+        return dict(
+            small.rows(f"select old_id, new_uid from ferry.id_map_{kind} where status <> 'tombstone'")
+        )
+
+    begun = {kind: keys(kind) for kind in kinds}
+    assert all({3, 4} <= set(found) < {1, 3, 4, 7, 8, 9} for found in begun.values()), begun
     small.migrating.load_all()
-    first = small.rows("select name, uid from names order by 1")
-    assert {str(uid)[14] for _, uid in first} == {"7"}
+    small.target(*(f"alter table {kind} drop constraint {kind}_name_check" for kind in kinds))
     plans = small.migrating.plans()
+    assert [(one.loaded, one.rejected) for one in replay(plans, small.migrating.settings)] == [(1, 0)] * len(
+        kinds
+    )
+    whole = {kind: keys(kind) for kind in kinds}
+    for kind in kinds:
+        assert small.rows(f"select name, uid from {kind} order by 1") == [
+            (f"n{old}", whole[kind][old]) for old in range(1, 9)
+        ]
+        assert begun[kind].items() <= whole[kind].items()
+    assert {str(key)[14] for key in whole["v7"].values()} == {"7"}
+    assert len({*whole["v7"].values(), *whole["drawn"].values()}) == 16
+    space = uuid.uuid5(uuid.NAMESPACE_URL, "ferry:v5")
+    assert whole["v5"] == {old: uuid.uuid5(space, str(old)) for old in range(1, 9)}
+    assert whole["told"] == {old: uuid.UUID(f"e{old}".rjust(32, "0")) for old in range(1, 9)}
     roll_back(plans, small.migrating.settings)
+    assert [keys(kind) for kind in kinds] == [{}] * len(kinds)
     small.migrating.load_all()
-    assert small.rows("select name, uid from names order by 1") == first
+    assert {kind: keys(kind) for kind in kinds} == whole
 
 
 def test_version_5_uuids_are_those_that_anybody_would_compute(small: Small) -> None:

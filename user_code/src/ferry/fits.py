@@ -155,7 +155,7 @@ def check_possible(plan: "EntityPlan") -> None:
 def check_foreign(plan: "EntityPlan", migration: Migration, targets: dict[str, Table]) -> None:
     """A foreign key to the key of a table that is loaded too has its reference: without it a row leads to anybody.
 
-    What a rule of `mapping` makes is its author's business, and so is a key to another unique column.
+    What a rule of `mapping` makes is its author's business.
     """
     carried = {column.target: column for column in plan.columns}
     for key in plan.target.foreign_keys:
@@ -183,6 +183,37 @@ def check_foreign(plan: "EntityPlan", migration: Migration, targets: dict[str, T
                 next=f"Declare `references: [{{column: {_listed(columns)}, to: {parent}}}]`; where the keys stay the"
                 f" same, {parent} says so with `target.key.from: natural`",
             )
+
+
+def check_unordered(plan: "EntityPlan", migration: Migration, targets: dict[str, Table]) -> tuple[str, ...]:
+    """Foreign keys to unique columns of a loaded table that are not its key: no reference waits for such a parent.
+
+    So whoever loads first would decide what is refused. They are no hindrance where they are checked at the end.
+
+    Returns:
+        Their names.
+    """
+    found = []
+    for key in plan.target.foreign_keys:
+        parent = next((name for name, table in targets.items() if table.label == key.table), None)
+        if parent is None or not set(key.columns) <= set(plan.written):
+            continue
+        theirs = migration[parent].declaration.target
+        if theirs.connection != plan.declaration.target.connection or set(key.to_columns) & set(
+            theirs.key.column
+        ):
+            continue
+        found.append(key.name)
+        if plan.declaration.target.constraints != "at_end":
+            raise DeclarationError(
+                f"rows could come before the row of {parent} that {', '.join(key.columns)} leads to",
+                where=f"{plan.entity.path}: target",
+                why=f"the foreign key {key.name} of {plan.target.label} leads to {', '.join(key.to_columns)} of"
+                f" {key.table}, and references wait only for a key ({', '.join(theirs.key.column)})",
+                next="Add `constraints: at_end`: the foreign key is set aside and comes back, checked, when all is"
+                " settled",
+            )
+    return tuple(found)
 
 
 def _listed(names: list[str]) -> str:

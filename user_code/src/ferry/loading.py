@@ -63,7 +63,8 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                     case Begin(partition):
                         outcomes, skipped, began = Outcomes(), 0, time.monotonic()
                         before = loader.begin(partition)
-                        if plan.declaration.target.constraints == "at_end" and (plan.ahead or not before):
+                        always = plan.ahead or plan.unordered
+                        if plan.declaration.target.constraints == "at_end" and (always or not before):
                             constraints.set_aside(loader.connection, plan)
                     case Rows():
                         yield from counted(side_by_side.start(item.load(before)))

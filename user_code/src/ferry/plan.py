@@ -5,7 +5,7 @@ column that nothing fills, a type that cannot be carried exactly, a cycle that n
 with the place and the way out: by `ferry.fits`, `ferry.columns` and `ferry.edges`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ from ferry.fits import (
     check_names,
     check_possible,
     check_stub,
+    check_unordered,
     unknown_columns,
 )
 from ferry.known_keys import with_known_keys
@@ -62,6 +63,8 @@ class EntityPlan:
     plan_hash: str
     # The entities that get their keys together with this one, in the order in which they are inserted.
     ahead: tuple[str, ...] = ()
+    # Foreign keys for whose parents no row waits: they have to be set aside while anything is loaded.
+    unordered: tuple[str, ...] = ()
 
     @cached_property
     def sent(self) -> pa.Schema:
@@ -260,7 +263,9 @@ def _plan_entity(
         check_comparable(plan, position, tables[edge.parent][0])
         if edge.reference.on_missing == "stub":
             check_stub(entity, migration[edge.parent], edge, tables[edge.parent][1])
-    check_foreign(plan, migration, {one: pair[1] for one, pair in tables.items()})
+    targets = {one: pair[1] for one, pair in tables.items()}
+    check_foreign(plan, migration, targets)
+    plan = replace(plan, unordered=check_unordered(plan, migration, targets))
     check_filled(entity, target, plan)
     check_key(entity, target, plan)
     unknown = unknown_columns(entity, source)
