@@ -1,14 +1,22 @@
 """A row that several files bring, in several versions: whatever is loaded first, the newest is in the target."""
 
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from ferry import ledger
+from ferry.errors import TransientError
+from ferry.load import Loader
 from ferry.pipeline import hold
 from ferry.rollback import roll_back
+from ferry.stage import Stage
+from migrating import Went
 from small import Small
 
 MONTHS = ("2024-01", "2024-02", "2024-03")
@@ -165,3 +173,114 @@ def test_a_row_whose_newest_version_goes_comes_back_from_the_file_that_still_has
     went = small.migrating.load("items", ("2024-01", "2024-03"), plans)
     assert (went.outcomes.inserted, went.different, went.skipped_chunks) == (1, 0, 1)
     assert small.rows("select name, new_id from items where id = 1") == [("1 of 2024-01 at 1", key)]
+
+
+class AtOnce:
+    """Loads of some months beside each other, each by a thread with connections of its own."""
+
+    def __init__(self, small: Small) -> None:
+        """Args: the migration."""
+        self.small, self.threads, self.went = small, list[threading.Thread](), dict[str, Went]()
+
+    def start(self, month: str) -> None:
+        """Start a load, and come back when all that were started wait for a lock, or this one has ended."""
+        plans = self.small.migrating.plans()
+
+        def load() -> None:
+            self.went[month] = self.small.migrating.load("items", (month,), plans)
+
+        self.threads.append(threading.Thread(target=load))
+        self.threads[-1].start()
+        waiting = (
+            "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        while self.threads[-1].is_alive() and len(self.small.rows(waiting)) < len(self.threads):
+            pass
+
+    def end(self) -> dict[str, Went]:
+        """Wait for all of them."""
+        for thread in self.threads:
+            thread.join()
+        return self.went
+
+
+def test_a_row_that_is_taken_away_while_another_month_relies_on_it_is_not_lost(small: Small) -> None:
+    """January has just seen that February's version is newer, and has not committed; February is replaced without it.
+
+    January is not complete then, and its next load brings the row; if that happens before its end, it does not come
+    to an end.
+    """
+    small.migrating.chunk_rows = 1
+    declare(small, "updated_at", mode="replace_partition")
+    write(small, {"2024-01": {2: (1, 1)}, "2024-02": {1: (2, 2), 3: (1, 2)}, "2024-03": {}})
+    small.migrating.load_all()
+    write(small, {"2024-01": {2: (1, 1), 1: (1, 1)}, "2024-02": {3: (1, 2)}})
+    at_once = AtOnce(small)
+    with psycopg.connect(small.migrating.target_url) as holder:
+        holder.execute(
+            "insert into ferry.ledger select entity, partition, 1, stage_id, '', '', 0, 0, 0, 0, 0, 0, 0"
+            " from ferry.ledger where entity = 'items' and partition = '2024-01'"
+        )
+        at_once.start("2024-01")
+        at_once.start("2024-02")
+        holder.rollback()
+        assert at_once.end()["2024-02"].failed == {}
+    complete = small.rows("select partition from ferry.partitions where entity = 'items' order by 1")
+    assert complete == [("2024-02",), ("2024-03",)]
+    assert small.migrating.load("items", ("2024-01",)).failed == {}
+    assert small.rows("select name from items order by id") == [
+        ("1 of 2024-01 at 1",), ("2 of 2024-01 at 1",), ("3 of 2024-02 at 2",),
+    ]  # fmt: skip
+    stage = Stage(small.migrating.settings.stage_root, "items", "2024-01")
+    with Loader(small.migrating.plans(), "items", small.migrating.settings) as loader:
+        ledger.doubt(loader.connection, "items", "2024-01")
+        manifest = stage.manifest()
+        assert manifest
+        with pytest.raises(TransientError, match="rows of it may be gone"):
+            loader.finish(manifest, "2024-01")
+
+
+def test_of_two_months_at_once_the_newer_version_stays(small: Small) -> None:
+    """March writes the row and has not committed when February, which is older, comes to it."""
+    declare(small, "updated_at")
+    write(small, {"2024-01": {1: (1, 1)}, "2024-02": {}, "2024-03": {}})
+    small.migrating.load_all()
+    write(small, {"2024-02": {1: (1, 2)}, "2024-03": {1: (2, 3)}})
+    at_once = AtOnce(small)
+    with psycopg.connect(small.migrating.target_url) as holder:
+        holder.execute("select from items for update")
+        at_once.start("2024-03")
+        at_once.start("2024-02")
+        holder.rollback()
+        assert [one.failed for one in at_once.end().values()] == [{}, {}]
+    assert small.rows("select name from items") == [("1 of 2024-03 at 3",)]
+    assert small.rows("select partition from ferry.id_map_items") == [("2024-03",)]
+
+
+def test_a_row_that_was_there_before_is_given_back_and_follows_the_versions_that_stay(small: Small) -> None:
+    """March, the newest, is taken back: the older month that came after it, and changed nothing then, does so now."""
+    declare(small, "updated_at")
+    declared = small.migrating.folder / "items" / "defs.yaml"
+    document = json.loads(declared.read_text())
+    document["attributes"]["match"] = {"on": ["id"], "then": "update"}
+    declared.write_text(json.dumps(document))
+    small.target(
+        "insert into groups (title) values ('theirs')",
+        "insert into items (id, name, group_id) select 1, 'theirs', new_id from groups",
+    )
+    write(small, {"2024-01": {}, "2024-02": {1: (1, 2)}, "2024-03": {1: (2, 3)}})
+    plans = small.migrating.plans()
+    small.migrating.load("groups", plans=plans)
+    small.migrating.load("items", ("2024-01", "2024-03", "2024-02"), plans)
+    name = "select name from items"
+    assert small.rows(name) == [("1 of 2024-03 at 3",)]
+    roll_back(plans, small.migrating.settings, ("items",), ("2024-03",))
+    assert small.rows(name) == [("theirs",)]
+    assert [one.different for _, one in hold(plans, ("items",), small.migrating.settings)] == [0, 1, 0]
+    went = small.migrating.load("items", ("2024-01", "2024-02"), plans)
+    assert (went.outcomes.updated, went.different) == (1, 0)
+    assert small.rows(name) == [("1 of 2024-02 at 2",)]
+    small.migrating.load("items", ("2024-03",), plans)
+    for month, left in (("2024-02", "1 of 2024-03 at 3"), ("2024-03", "theirs")):
+        roll_back(plans, small.migrating.settings, ("items",), (month,))
+        assert small.rows(name) == [(left,)]

@@ -113,6 +113,23 @@ def test_vanished_rows_are_removed_if_declared_and_come_back_under_their_key(sma
     assert small.rows("select new_id from things where name = 'thing 4'") == [(keys[4],)]
 
 
+def test_nothing_waits_for_a_row_that_vanished_and_was_removed(small: Small) -> None:
+    """Its reference stood as NULL until its parent would come; the row is gone, and that is forgotten with it."""
+    small.source("alter table things add parent int", "update things set parent = 9 where id < 3")
+    small.target("alter table things add parent bigint references things")
+    declare(
+        small, on_vanished="delete",
+        references=[{"column": "parent", "to": "things", "on_missing": "set_null"}],
+    )  # fmt: skip
+    small.migrating.load_all()
+    (table,) = small.rows("select tablename from pg_tables where tablename like 'deferred\\_things%'")
+    waiting = f"select parent_0, new_new_id from ferry.{table[0]} order by 2"
+    assert small.rows(waiting) == [(9, small.migrating.new_key("things", old)) for old in (1, 2)]
+    small.source("delete from things where id = 1")
+    small.migrating.load_all()
+    assert small.rows(waiting) == [(9, small.migrating.new_key("things", 2))]
+
+
 def test_a_partition_is_replaced(small: Small) -> None:
     """`replace_partition` takes out what this partition no longer has, at once, and nothing of the others."""
     declare(small, mode="replace_partition")

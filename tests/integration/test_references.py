@@ -230,6 +230,40 @@ def test_a_reference_set_to_null_is_filled_in_when_its_parent_comes_after_all(sm
     assert small.migrating.load("children").different == 0
 
 
+def test_references_filled_in_later_do_not_mix_however_long_their_names(small: Small) -> None:
+    """Two columns that PostgreSQL would cut to one name, and two entities that read alike once joined with theirs.
+
+    Each reference waits in a table of its own, and what an earlier version kept under a shorter name is still there.
+    """
+    wide = "an_entity_with_the_longest_name_there_is_"
+    entities = {wide: ("a_column_1", "a_column_2"), "a": ("b_c",), "a_b": ("c",)}
+    small.source("create table parents (id int primary key)")
+    small.target("create table parents (new_id int generated always as identity (start 10) primary key)")
+    small.declare("parents", "id: int", drop=["id"])
+    parents = iter(range(1, 5))
+    for name, columns in entities.items():
+        typed = "".join(f", {column} int" for column in columns)
+        small.source(
+            f"create table {name} (id int primary key{typed})",
+            f"insert into {name} values (1, {', '.join(str(next(parents)) for _ in columns)})",
+        )
+        small.target(f"create table {name} (new_id int generated always as identity primary key{typed})")
+        small.declare(
+            name, "id: int", drop=["id"],
+            references=[{"column": one, "to": "parents", "on_missing": "set_null"} for one in columns],
+        )  # fmt: skip
+    small.migrating.load_all()
+    (kept,) = small.rows(
+        "select tablename from pg_tables where tablename like 'deferred\\_a\\_b\\_c\\_%' limit 1"
+    )
+    small.target(f"alter table ferry.{kept[0]} rename to deferred_a_b_c")
+    small.source("insert into parents select generate_series(1, 4)")
+    small.migrating.load_all()
+    links = f"select a_column_1, a_column_2, a.b_c, a_b.c from {wide}, a, a_b"
+    assert small.rows(links) == [(10, 11, 12, 13)]
+    assert small.rows("select tablename from pg_tables where tablename = 'deferred_a_b_c'") == []
+
+
 def test_without_a_map_a_reference_is_filled_in_later_too(small: Small) -> None:
     """The child has its natural key and no map; its parent is mended and replayed, and the accounts still agree."""
     small.source(

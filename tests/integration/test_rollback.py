@@ -1,11 +1,15 @@
 """Rollback: what Ferry wrote goes, what was there before stays, and a reload gives the same keys again (P6, P4)."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from psycopg import sql
 
 from ferry.errors import DeclarationError, PermanentError
 from ferry.rollback import roll_back
 from migrating import Migrating
+from small import Small
 
 TABLES = ("customers", "products", "staff", "orders", "order_items")
 
@@ -79,3 +83,41 @@ def test_a_partition_that_does_not_exist_is_refused(by_year: Migrating) -> None:
     by_year.load("customers")
     with pytest.raises(DeclarationError, match="there is no partition '2020'"):
         roll_back(by_year.plans(), by_year.settings, ("orders",), ("2020",))
+
+
+@pytest.mark.parametrize(
+    ("id_map", "orders"),
+    [("internal", (("abc", "abc"), ("cab", "bca"), ("abca", "cab"))), ("none", (("aba", "ab"),))],
+)
+def test_a_row_that_several_partitions_changed_holds_what_the_last_of_those_that_stay_made_of_it(
+    new_database: Callable[..., str], tmp_path: Path, id_map: str, orders: tuple[tuple[str, str], ...]
+) -> None:
+    """Whatever is taken back first: the row is as if those partitions had never been, and in the end as it was."""
+    small = Small(new_database, tmp_path)
+    small.source("create table people (id int, kind text, email text, name text)")
+    small.target("create table people (email text primary key, id int, kind text, name text)")
+    match = {"match": {"on": ["email"], "then": "update"}} if id_map == "internal" else {}
+    small.declare(
+        "people", "id: int", new_key="email", made="natural", columns={"id": "id"}, id_map=id_map,
+        partition={"by": "kind", "values": ["a", "b", "c"]}, **match,
+    )  # fmt: skip
+    plans = small.migrating.plans()
+    # What was loaded in this order, and what is taken back in this one.
+    for loaded, back in orders:
+        small.target("drop schema if exists ferry cascade", "truncate people")
+        small.target("insert into people values ('ada@x.org', 0, 'theirs', 'Ada')")
+        small.source("truncate people")
+        for n, kind in enumerate(loaded):
+            small.source(
+                f"delete from people where kind = '{kind}'",
+                f"insert into people values ({ord(kind)}, '{kind}', 'ada@x.org', '{kind}{n}')",
+            )
+            assert not small.migrating.load("people", (kind,), plans).failed
+        for n, kind in enumerate(back):
+            roll_back(plans, small.migrating.settings, ("people",), (kind,))
+            left = [(one, f"{one}{m}") for m, one in enumerate(loaded) if one not in back[: n + 1]]
+            assert small.rows("select kind, name from people") == [[("theirs", "Ada"), *left][-1]], (
+                loaded,
+                back[: n + 1],
+            )
+        assert small.rows("select * from ferry.before_images") == []

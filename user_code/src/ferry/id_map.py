@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from psycopg import sql
 
 from ferry.catalogue import as_text
+from ferry.declaration import fingerprint
 from ferry.edges import EdgePlan
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.plan import EntityPlan
@@ -50,39 +51,35 @@ def map_table(plan: EntityPlan) -> MapTable:
 
 def deferred_table(plan: EntityPlan, edge: EdgePlan) -> sql.Identifier:
     """Where references wait that were written as NULL first: one table an edge."""
-    return sql.Identifier("ferry", f"deferred_{plan.name}_{'_'.join(edge.target_columns)}"[:63])
+    return sql.Identifier("ferry", _deferred(plan, edge))
+
+
+def _deferred(plan: EntityPlan, edge: EdgePlan) -> str:
+    """The table's name. Its end tells apart what PostgreSQL would cut to one name, or what reads alike once joined."""
+    name = f"deferred_{plan.name}_{'_'.join(edge.target_columns)}".encode()[:54].decode(errors="ignore")
+    return f"{name}_{fingerprint([plan.name, *edge.target_columns])[:8]}"
+
+
+def forget_deferred(plan: EntityPlan, edge: EdgePlan, gone: sql.Composable) -> sql.Composed:
+    """Forget the references that wait for rows whose entry `m` of the map meets a condition."""
+    table = map_table(plan)
+    return sql.SQL("delete from {} d using {} m where {} and {}").format(
+        deferred_table(plan, edge),
+        table.identifier,
+        sql.SQL(" and ").join(sql.SQL("d.{0} = m.{0}").format(sql.Identifier(new)) for new in table.new),
+        gone,
+    )
 
 
 def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
     """Create the map and the tables of deferred references, if the entity has any and they are not there."""
     table = map_table(plan)
     if plan.has_map:
-        columns = [
-            sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
-            for name, type_ in zip(
-                (*table.old, *table.new), (*table.old_types, *table.new_types), strict=True
-            )
-        ]
-        connection.execute(
-            sql.SQL(
-                "create table if not exists {} ({}, status ferry.map_status not null, partition text not null,"
-                " row_hash bigint, primary key ({}))"
-            ).format(
-                table.identifier,
-                sql.SQL(", ").join(columns),
-                sql.SQL(", ").join(map(sql.Identifier, table.old)),
-            )
-        )
+        # To ask whether an index is there, `create index if not exists` waits for whoever loads.
+        if not _exists(connection, table.identifier):
+            _create(connection, table)
         if plan.version:
             _keep_versions(connection, plan, table)
-        # Preserved rows may be shared by several old keys; a key that we made belongs to one.
-        connection.execute(
-            sql.SQL("create unique index if not exists {} on {} ({}) where status <> 'preserved'").format(
-                sql.Identifier(f"id_map_{plan.name}_new"),
-                table.identifier,
-                sql.SQL(", ").join(map(sql.Identifier, table.new)),
-            )
-        )
     else:
         # Which rows were there before the first load: they are never rolled back.
         connection.execute(
@@ -93,24 +90,70 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
             )
         )
     for edge in plan.later:
-        parent = [
-            sql.SQL("{} {} not null").format(
-                sql.Identifier(f"parent_{position}"),
-                sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
-            )
-            for position, name in enumerate(edge.source_columns)
-        ]
-        child = [
-            sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
-            for name, type_ in zip(table.new, table.new_types, strict=True)
-        ]
-        connection.execute(
-            sql.SQL("create table if not exists {} ({}, primary key ({}))").format(
-                deferred_table(plan, edge),
-                sql.SQL(", ").join([*child, *parent]),
-                sql.SQL(", ").join(map(sql.Identifier, table.new)),
-            )
+        _prepare_deferred(connection, plan, edge, table)
+
+
+def _exists(connection: psycopg.Connection, table: sql.Identifier) -> bool:
+    row = connection.execute("select to_regclass(%s)", (table.as_string(connection),)).fetchone()
+    return bool(row and row[0])
+
+
+def _create(connection: psycopg.Connection, table: MapTable) -> None:
+    columns = [
+        sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
+        for name, type_ in zip((*table.old, *table.new), (*table.old_types, *table.new_types), strict=True)
+    ]
+    connection.execute(
+        sql.SQL(
+            "create table {} ({}, status ferry.map_status not null, partition text not null, row_hash bigint,"
+            " primary key ({}))"
+        ).format(
+            table.identifier,
+            sql.SQL(", ").join(columns),
+            sql.SQL(", ").join(map(sql.Identifier, table.old)),
         )
+    )
+    # Preserved rows may be shared by several old keys; a key that we made belongs to one.
+    connection.execute(
+        sql.SQL("create unique index {} on {} ({}) where status <> 'preserved'").format(
+            sql.Identifier(f"id_map_{table.entity}_new"),
+            table.identifier,
+            sql.SQL(", ").join(map(sql.Identifier, table.new)),
+        )
+    )
+
+
+def _prepare_deferred(
+    connection: psycopg.Connection, plan: EntityPlan, edge: EdgePlan, table: MapTable
+) -> None:
+    """Create the table of one deferred reference; what an earlier version has kept under a shorter name is in it."""
+    deferred = deferred_table(plan, edge)
+    if _exists(connection, deferred):
+        return
+    before = f"deferred_{plan.name}_{'_'.join(edge.target_columns)}"[:63]
+    connection.execute(
+        sql.SQL("alter table if exists {} rename to {}").format(
+            sql.Identifier("ferry", before), sql.Identifier(_deferred(plan, edge))
+        )
+    )
+    parent = [
+        sql.SQL("{} {} not null").format(
+            sql.Identifier(f"parent_{position}"),
+            sql.SQL(wire_type(plan.sent.field(name).type)),  # type: ignore[arg-type]
+        )
+        for position, name in enumerate(edge.source_columns)
+    ]
+    child = [
+        sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
+        for name, type_ in zip(table.new, table.new_types, strict=True)
+    ]
+    connection.execute(
+        sql.SQL("create table if not exists {} ({}, primary key ({}))").format(
+            deferred,
+            sql.SQL(", ").join([*child, *parent]),
+            sql.SQL(", ").join(map(sql.Identifier, table.new)),
+        )
+    )
 
 
 def _keep_versions(connection: psycopg.Connection, plan: EntityPlan, table: MapTable) -> None:
@@ -131,8 +174,7 @@ def _keep_versions(connection: psycopg.Connection, plan: EntityPlan, table: MapT
 def count(connection: psycopg.Connection, plan: EntityPlan) -> int | None:
     """The number of entries, None if nothing of the entity was ever loaded."""
     table = map_table(plan).identifier
-    row = connection.execute("select to_regclass(%s)", (table.as_string(connection),)).fetchone()
-    if row is None or row[0] is None:
+    if not _exists(connection, table):
         return None
     row = connection.execute(sql.SQL("select count(*) from {}").format(table)).fetchone()
     return row[0] if row else None

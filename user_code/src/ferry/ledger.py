@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ferry.errors import PermanentError, PromiseBroken, TransientError
 
-VERSION = 2
+VERSION = 3
 """Of the tables below; what an earlier one made is brought up to it, statement by statement, and nothing is lost."""
 
 SCHEMA: LiteralString = """
@@ -60,9 +60,12 @@ create table if not exists ferry.vanished_rows (
   primary key (entity, key)
 );
 create table if not exists ferry.before_images (
-  entity text not null, partition text not null, key text[] not null, row jsonb not null,
-  primary key (entity, key)
+  entity text not null, partition text not null, key text[] not null, row jsonb not null
 );
+-- What a row held before a partition changed it; several may do so, one after the other.
+alter table ferry.before_images add column if not exists id bigint generated always as identity;
+alter table ferry.before_images drop constraint if exists before_images_pkey;
+create index if not exists before_images_key on ferry.before_images (entity, key, id);
 create table if not exists ferry.partition_keys (
   id bigint generated always as identity primary key,
   entity text not null, by text not null, key text not null, registered_at timestamptz not null default now(),
@@ -226,16 +229,23 @@ def close_partition(
                 place,
             )
         row = connection.execute(
-            "select coalesce(sum(extracted), 0)::bigint, count(*) from ferry.ledger"
-            " where entity = %s and partition = %s",
+            "select coalesce(sum(extracted), 0)::bigint, count(*), count(*) filter (where plan_hash = '')"
+            " from ferry.ledger where entity = %s and partition = %s",
             (entity, partition),
         ).fetchone()
         assert row is not None
-        if row != (rows, chunks):
+        if row[:2] != (rows, chunks):
             raise PromiseBroken(
                 f"the stage has {rows} rows in {chunks} chunks, the ledger {row[0]} in {row[1]}",
                 where=f"{entity}, {partition}",
                 next="Run the partition again; the ledger decides what is still to do",
+            )
+        if row[2]:
+            raise TransientError(
+                "rows of it may be gone from the target again",
+                where=f"{entity}, {partition}",
+                why="another partition had newer versions of them, and lost them while this one was loaded",
+                next="The next try looks at every row",
             )
         connection.execute(
             "insert into ferry.partitions (entity, partition, stage_id, content_hash, plan_hash, taken_at, rows,"
@@ -365,6 +375,15 @@ def lock(connection: psycopg.Connection, entity: str, partition: str | None, sec
             why=f"its lock was not free within {seconds:g} s",
             next="Wait for the other run, or stop it; this one then goes on where the ledger ends",
         ) from None
+
+
+def take_turn(connection: psycopg.Connection, entity: str) -> None:
+    """Hold, until the transaction ends, what partitions that may bring the same row hold one after the other.
+
+    Whoever looks whether another partition has a row in a newer version, or takes such a row away, sees all or nothing
+    of what the others do.
+    """
+    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 3))", (f"ferry {entity}",))
 
 
 def unlock(connection: psycopg.Connection) -> None:

@@ -135,6 +135,12 @@ class Loader:
             self._begun.add(partition)
         return before
 
+    def take_turn(self) -> None:
+        """Let no other partition change rows that this one has as well, until the transaction ends."""
+        match = self.plan.declaration.match
+        if self.plan.may_meet or (match and match.then == "update"):
+            ledger.take_turn(self.connection, self.plan.name)
+
     def unlock(self) -> None:
         """Let go of what `lock` took."""
         ledger.unlock(self.connection)
@@ -199,6 +205,8 @@ class Loader:
                     # Refused, row by row or as a whole: the long way finds out what.
                     self._the_long_way.add(partition)
             with self.connection.transaction():
+                if before or self.plan.declaration.match:
+                    self.take_turn()
                 if known and seen and self._trusts(known, seen):
                     loaded = self._load_changed(
                         partition, part, table, verdict, seen.same, known["row_hash"], where
@@ -268,18 +276,20 @@ class Loader:
         self.link()
         if self._loaded_other_content(manifest, partition):
             vanished.note(self, manifest, partition)
-        ledger.close_partition(
-            self.connection,
-            entity=self.plan.name,
-            partition=partition,
-            stage_id=manifest.stage_id,
-            content_hash=manifest.content_hash,
-            plan_hash=self.plan.plan_hash,
-            taken_at=manifest.taken_at,
-            rows=manifest.rows,
-            chunks=len(manifest.parts),
-            run_id=self.run_id,
-        )
+        with self.connection.transaction():
+            self.take_turn()
+            ledger.close_partition(
+                self.connection,
+                entity=self.plan.name,
+                partition=partition,
+                stage_id=manifest.stage_id,
+                content_hash=manifest.content_hash,
+                plan_hash=self.plan.plan_hash,
+                taken_at=manifest.taken_at,
+                rows=manifest.rows,
+                chunks=len(manifest.parts),
+                run_id=self.run_id,
+            )
 
     def _loaded_other_content(self, manifest: Manifest, partition: str) -> bool:
         """Whether this partition was loaded, wholly or in part, with another content than it has now."""
@@ -461,6 +471,7 @@ class Loader:
                 self.connection.execute(sql.SQL("truncate {}").format(self.sql.incoming))
         except psycopg.errors.UniqueViolation as error:
             if not known:
+                self.take_turn()
                 return self._rows(table, numbers, partition, chunk, known=True)
             return self._halves(table, numbers, partition, chunk, error, replacing=replacing)
         except REFUSALS as error:

@@ -208,7 +208,7 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
     )
     preserved = sql.SQL("c.outcome <> 'preserved'")
     if plan.may_meet:
-        taken = sql.SQL(" and (coalesce(c.known_partition, {0}) = {0} or c.status = 'tombstone')").format(
+        taken = sql.SQL(" and (coalesce(c.known_partition, {0}) = {0} or not c.is_ours)").format(
             sql.Literal(result.partition.replace("{", "{{").replace("}", "}}"))
         )
         preserved = sql.Composed([preserved, taken])

@@ -14,7 +14,7 @@ from psycopg import sql
 from ferry import ledger
 from ferry.drift import check_stage
 from ferry.errors import FerryError, PermanentError
-from ferry.id_map import deferred_table
+from ferry.id_map import deferred_table, forget_deferred
 from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
@@ -113,7 +113,7 @@ def _remove_mapped(loader: Loader, partitions: list[str]) -> int:
     )
     ours = sql.SQL("m.partition = any(%s) and m.status in ('inserted', 'stub')")
     for edge in plan.later:
-        loader.connection.execute(_forget_deferred(loader, deferred_table(plan, edge), ours), (partitions,))
+        loader.connection.execute(forget_deferred(plan, edge, ours), (partitions,))
     removed = loader.connection.execute(
         sql.SQL("delete from {} t using {} m where {} and {}").format(
             plan.target.identifier, table.identifier, on, ours
@@ -127,17 +127,6 @@ def _remove_mapped(loader: Loader, partitions: list[str]) -> int:
         (partitions,),
     )
     return removed
-
-
-def _forget_deferred(loader: Loader, table: sql.Identifier, ours: sql.SQL) -> sql.Composed:
-    return sql.SQL("delete from {} d using {} m where {} and {}").format(
-        table,
-        loader.sql.map.identifier,
-        sql.SQL(" and ").join(
-            sql.SQL("d.{0} = m.{0}").format(sql.Identifier(new)) for new in loader.sql.map.new
-        ),
-        ours,
-    )
 
 
 def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
@@ -196,27 +185,42 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
 
 
 def _restore(loader: Loader, partitions: list[str]) -> int:
-    """Give rows that were there before us, and that we changed, the values that they had."""
+    """Give rows that were there before us, and that these partitions changed, the values that they had.
+
+    What another partition made of such a row afterwards stays; that one inherits the value to give back some day.
+    """
     plan = loader.plan
+    if plan.has_map:
+        loader.connection.execute(
+            sql.SQL(
+                "update {} set row_hash = null where partition = any(%s) and status = 'preserved'"
+                " and row_hash is not null"
+            ).format(loader.sql.map.identifier),
+            (partitions,),
+        )
     names = [name for name in plan.written if name not in plan.target_key]
     if not names:
         return 0
-    restored = loader.connection.execute(
+    return loader.connection.execute(
         sql.SQL(
-            "update {target} t set {sets} from ferry.before_images b,"
-            " lateral jsonb_populate_record(null::{target}, b.row) o"
-            " where b.entity = %s and b.partition = any(%s) and {key} = b.key"
+            # `kept` numbers the changes of a row that stay: between two of them, those that go share one number.
+            "with chain as (select b.id, b.key, b.row, b.partition = any(%(gone)s) as gone,"
+            " count(*) filter (where b.partition <> all(%(gone)s)) over (partition by b.key order by b.id) as kept"
+            " from ferry.before_images b where b.entity = %(entity)s and exists (select from ferry.before_images g"
+            " where g.entity = b.entity and g.key = b.key and g.partition = any(%(gone)s))),"
+            " held as (select distinct on (key, kept) key, kept, row from chain where gone order by key, kept, id),"
+            " inherited as (update ferry.before_images b set row = h.row from chain c join held h"
+            " on h.key = c.key and c.kept = h.kept + 1 where b.id = c.id and not c.gone),"
+            " forgotten as (delete from ferry.before_images b using chain c where b.id = c.id and c.gone)"
+            " update {target} t set {sets} from held h, lateral jsonb_populate_record(null::{target}, h.row) o"
+            " where {key} = h.key and h.kept = (select max(c.kept) from chain c where c.key = h.key)"
         ).format(
             target=plan.target.identifier,
             sets=sql.SQL(", ").join(sql.SQL("{0} = o.{0}").format(sql.Identifier(name)) for name in names),
             key=loader.sql.key_text("t"),
         ),
-        (plan.name, partitions),
+        {"entity": plan.name, "gone": partitions},
     ).rowcount
-    loader.connection.execute(
-        "delete from ferry.before_images where entity = %s and partition = any(%s)", (plan.name, partitions)
-    )
-    return restored
 
 
 def _depended_on(error: psycopg.Error) -> FerryError:

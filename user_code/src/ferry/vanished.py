@@ -18,6 +18,7 @@ from ferry import ledger
 from ferry.catalogue import as_text
 from ferry.errors import PermanentError
 from ferry.extract import open_source
+from ferry.id_map import forget_deferred
 from ferry.stage import Manifest, Stage
 from ferry.targets.types import wire_type
 
@@ -49,6 +50,7 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
         for f in schema
     )
     with connection.transaction():
+        loader.take_turn()
         connection.execute(
             sql.SQL("create temporary table {} ({}) on commit drop").format(sql.Identifier(STAGED), columns)
         )
@@ -195,6 +197,8 @@ def _delete(loader: "Loader", keys: list[list[str]]) -> int:
                    " %(entity)s and v.key in (select array(select jsonb_array_elements_text(k)) from"
                    " jsonb_array_elements(%(keys)s) k))").format(_key(loader))  # fmt: skip
     values = {"entity": plan.name, "keys": Jsonb(keys)}
+    for edge in plan.later:
+        loader.connection.execute(forget_deferred(plan, edge, gone), values)
     on = sql.SQL(" and ").join(
         sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
         for column, new in zip(plan.target_key, table.new, strict=True)

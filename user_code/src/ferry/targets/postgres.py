@@ -369,7 +369,10 @@ class LoadSql:
                 sql.SQL("m.{} as {}").format(sql.Identifier(name), sql.Identifier(f"n{position}"))
                 for position, name in enumerate(self.map.new)
             ]
-            select.append(sql.SQL("m.status, m.partition as known_partition"))
+            select.append(
+                # Without a hash the row is made up, taken back, or as it was before us.
+                sql.SQL("m.status, m.partition as known_partition, m.row_hash is not null as is_ours")
+            )
             if plan.version:
                 select.append(sql.SQL("m.version as known_version"))
             joins.append(
@@ -558,9 +561,7 @@ class LoadSql:
                 sql.SQL("r.known_version is not distinct from r.version") if plan.version else sql.SQL("true")
             )
             newer = sql.SQL('({} or {} and r.known_partition > ({}) collate "C")').format(newer, same, place)
-        return sql.SQL(
-            "coalesce(r.status in ('inserted', 'preserved') and r.known_partition <> {} and {}, false)"
-        ).format(place, newer)
+        return sql.SQL("coalesce(r.is_ours and r.known_partition <> {} and {}, false)").format(place, newer)
 
     def _takes_over(self) -> sql.Composable:
         match = self.plan.declaration.match
@@ -812,7 +813,10 @@ class LoadSql:
         )
 
     def _image(self, settling: bool) -> sql.Composed:
-        """What a row that was there before held, kept before we change it for the first time: rollback restores it."""
+        """What a row that was there before held, kept before a partition changes it: rollback restores it.
+
+        Not if that partition was the last to change it: what it held in between is nobody's.
+        """
         plan = self.plan
         on = sql.SQL(" and ").join(
             sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
@@ -828,9 +832,18 @@ class LoadSql:
                 ),
             )
         return sql.SQL(
-            "imaged as (insert into ferry.before_images select %(entity)s, {}, {}, to_jsonb(t.*) from c"
-            " join {} t on {} where c.outcome = 'known' and c.changed and {} on conflict do nothing)"
-        ).format(self._place(settling), self.key_text("t"), plan.target.identifier, on, theirs)
+            "imaged as (insert into ferry.before_images (entity, partition, key, row)"
+            " select %(entity)s, {place}, {key}, to_jsonb(t.*) from c join {target} t on {on}"
+            " where c.outcome = 'known' and c.changed and {theirs} and {place} is distinct from"
+            " (select b.partition from ferry.before_images b where b.entity = %(entity)s and b.key = {key}"
+            " order by b.id desc limit 1))"
+        ).format(
+            place=self._place(settling),
+            key=self.key_text("t"),
+            target=plan.target.identifier,
+            on=on,
+            theirs=theirs,
+        )
 
     def key_text(self, alias: str) -> sql.Composed:
         """The new key of a row as an array of text."""
