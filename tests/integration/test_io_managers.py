@@ -213,6 +213,77 @@ def test_partitions_of_two_dimensions_are_cut_by_two_columns(url: str, instance:
     assert [set(frame["region"]) for frame in seen] == [{"north"}, {"south"}, {"north"}]
 
 
+NUMBERS = dg.StaticPartitionsDefinition(["0", "100", "200"])
+DISCOVERED = dg.DynamicPartitionsDefinition(name="areas")
+
+
+@pytest.mark.parametrize(
+    ("definition", "expr", "keys"),
+    [
+        (NUMBERS, {"column": "number", "ranges": True, "every_row": True},
+         {"0": [None, -5, 99], "100": [100, 199], "200": [200, 7000]}),
+        (DISCOVERED, {"column": "area", "every_row": True},
+         {"(others)": [None, "elsewhere"], "north": ["north"], "south, far": ["south, far"]}),
+        (MONTHS, {"column": "day", "every_row": True},
+         {"2024-01-01": [None, "2023-12-31", "2024-01-31"], "2024-02-01": ["2024-02-01"],
+          "2024-03-01": ["2024-03-01", "2025-01-01"]}),
+    ],
+    ids=["integer ranges", "discovered", "months"],
+)  # fmt: skip
+@pytest.mark.parametrize("kept", ["database", "file"])
+def test_whatever_cuts_it_each_row_has_one_partition_and_a_run_replaces_that(
+    url: str, instance: dg.DagsterInstance, tmp_path: Path, definition: dg.PartitionsDefinition, expr: dict[str, Any],
+    keys: dict[str, list[Any]], kept: str,
+) -> None:  # fmt: skip
+    """NULL, what lies beyond the ends and what has no key belong to a partition as in an entity. All in one run, then
+    one again, empty: the others keep their rows, and readers get them; a row of another one is refused."""
+    instance.add_dynamic_partitions("areas", ["(others)", "north", "south, far"])
+    held, seen = dict(keys), dict[str, list[Any]]()
+
+    @dg.asset(partitions_def=definition, metadata={"partition_expr": expr},
+              backfill_policy=dg.BackfillPolicy.single_run())  # fmt: skip
+    def cut(context: dg.AssetExecutionContext) -> pa.Table:
+        values = [value for key in context.partition_keys for value in held[key]]
+        made = pa.array(values, pa.int64() if expr["column"] == "number" else pa.string())
+        return pa.table({expr["column"]: made.cast(pa.timestamp("us")) if expr["column"] == "day" else made})
+
+    @dg.asset(partitions_def=definition)
+    def reads(context: dg.AssetExecutionContext, cut: pa.Table) -> None:
+        seen[context.partition_key] = sorted(map(str, cut.column(0).to_pylist()))
+
+    manager = database() if kept == "database" else ParquetIOManager(base_uri=str(tmp_path))
+    first, second, last = keys
+    result = make([cut], manager, instance, keys=(first, last))
+    assert result.success
+    held[second] = []
+    assert make([cut], manager, instance, keys=second).success
+    for key in keys:
+        assert make([cut, reads], manager, instance, keys=key, only=[reads]).success
+    lengths = {key: 0 if key == second else len(values) for key, values in keys.items()}
+    assert {key: len(values) for key, values in seen.items()} == lengths
+    assert seen[first] == sorted(
+        str(pd.Timestamp(v)) if expr["column"] == "day" and v else str(v) for v in keys[first]
+    )
+    held[second] = keys[last]
+    again = make([cut], manager, instance, keys=(first, second))
+    assert "belong" in said(again)
+
+
+def test_ranges_of_what_is_no_number_are_refused(url: str, instance: dg.DagsterInstance) -> None:
+    """And so are a last range without an end, and a word that `partition_expr` does not know."""
+    for definition, expr, words in (
+        (REGIONS, {"ranges": True}, "ranges begin at whole numbers"),
+        (NUMBERS, {"ranges": True}, "nothing says where the last range, from 200, ends"),
+        (NUMBERS, {"range": True}, "its partition_expr is not understood"),
+    ):
+
+        @dg.asset(partitions_def=definition, metadata={"partition_expr": {"column": "n", **expr}})
+        def cut() -> pa.Table:
+            return pa.table({"n": [1]})
+
+        assert words in said(make([cut], database(), instance, keys=definition.get_partition_keys()[-1]))
+
+
 def test_a_partitioned_asset_that_names_no_column_is_told_how(url: str, instance: dg.DagsterInstance) -> None:
     """Without `partition_expr` a run would not know what to replace."""
     asset = monthly({"2024-02-01": month("2024-02-01", 3, 2)}, partition_expr=None)

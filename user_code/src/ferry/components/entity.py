@@ -40,7 +40,8 @@ CHECKS = {
         "Every extracted row is inserted, updated, unchanged, preserved, rejected or waiting",
     ),
     "reconciled": (LOADED, "Every loaded row in the target is what was staged"),
-    "no_orphans": (LOADED, "No row waits for a parent that was not loaded"),
+    "settled": (LOADED, "No row waits for a parent any more"),
+    "no_orphans": (LOADED, "No row was rejected for want of its parent"),
     "contract_pass_rate": (VALIDATED, "Rows that the contract accepts"),
 }
 
@@ -315,14 +316,23 @@ def _declared_metadata(entity: DeclaredEntity, stage: str) -> dict[str, Any]:
 def _columns_of_partitions(declaration: EntityDeclaration) -> dict[str, Any]:
     """For whoever loads the table through `DatabaseIOManager`: the columns that tell partitions apart.
 
-    It takes moments and values, and cannot tell by its key where a range of numbers ends, or what `(others)` are.
+    Nothing, where the target does not hold what the source was cut by: a reference, an old key, a file's name.
     """
     cuts = declaration.partition.cuts if declaration.partition else ()
-    if not cuts or any(isinstance(cut.every, int) or cut.values == "discovered" for cut in cuts):
+    columns = {}
+    for cut in cuts:
+        by, read = cut.by or "", declaration.source
+        into = declaration.target_column(by)
+        kept = by in declaration.columns or not (
+            by in declaration.drop
+            or into in declaration.mapping
+            or any(by in reference.column for reference in declaration.references)
+            or (declaration.target.key.source != "natural" and by in read.key)
+            or (isinstance(read, FromFiles) and by not in (read.fields or {}))
+        )
+        if not kept:
+            return {}
+        columns[by] = {"column": into, "ranges": isinstance(cut.every, int), "every_row": True}
+    if not columns:
         return {}
-    if isinstance(declaration.source, FromFiles) and any(
-        cut.by not in (declaration.source.fields or {}) for cut in cuts
-    ):
-        return {}  # what stands in a file's name is in no column
-    columns = {cut.by or "": declaration.target_column(cut.by or "") for cut in cuts}
-    return {"partition_expr": columns if len(cuts) > 1 else next(iter(columns.values()))}
+    return {"partition_expr": columns if len(columns) > 1 else next(iter(columns.values()))}

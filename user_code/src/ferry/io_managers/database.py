@@ -20,7 +20,7 @@ class DatabaseIOManager(dg.ConfigurableIOManager):
     An asset may return a DataFrame, `Frames` (several, in bounded memory), an Arrow table or RecordBatchReader. An
     input gets what its annotation says: a DataFrame, `Frames`, an Arrow table or RecordBatchReader, or a `Relation`
     to be queried where it is. The asset's metadata may name another table (`dagster/table_name`), the column that
-    tells partitions apart (`partition_expr`) and columns that are not to be shown (`personal`).
+    tells partitions apart (`partition_expr`, see `slices.Expr`) and columns that are not to be shown (`personal`).
     """
 
     connection: str = Field(description="the connection's name; its URL is FERRY_CONNECTIONS__<NAME>")
@@ -77,6 +77,7 @@ class DatabaseIOManager(dg.ConfigurableIOManager):
                 keys,
                 told.get("partition_expr"),
                 context.asset_key.to_user_string(),
+                context.instance if isinstance(context, dg.InputContext) else context.step_context.instance,
             )
         settings = self.ferry.settings()
         return Place(settings.url(self.connection), self.connection, name, condition)

@@ -122,7 +122,10 @@ def _by_partition(
         return
     column = definition_of(context).get("partition_expr")
     for table in tables_of(obj, where):
-        found = positions(table, context.asset_partitions_def, [str(key) for key in keys], column, where)
+        wanted = [str(key) for key in keys]
+        found = positions(
+            table, context.asset_partitions_def, wanted, column, where, context.step_context.instance
+        )
         outside = int((found < 0).sum())
         if outside:
             raise PermanentError(
