@@ -51,7 +51,7 @@ def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     expect(page.get_by_text("Failed (1)")).to_be_visible()
     expect(page.get_by_text("dagster/partition_row_count")).to_be_visible()
     picture(page, "asset-partitions")
-    page.goto(f"{served.url}/assets/loaded_orders?view=checks&checkDetail=no_orphans")
+    page.goto(f"{served.url}/assets/loaded_orders?view=checks&checkDetail=settled")
     expect(page.get_by_text("Load the parents, then settle")).to_be_visible()
     expect(page.locator("canvas").first).to_be_visible()
     picture(page, "failed-check", 800)

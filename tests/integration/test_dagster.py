@@ -24,7 +24,7 @@ from shop.reports import customer_history, order_history, sales_by_month
 
 REPORTS = (customer_history, order_history, sales_by_month)
 STAGES = (RAW, VALIDATED, LOADED)
-CHECKS = {"accounted_for", "reconciled", "no_orphans", "contract_pass_rate"}
+CHECKS = {"accounted_for", "reconciled", "settled", "no_orphans", "contract_pass_rate"}
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def materialized(instance: dg.DagsterInstance, key: str) -> set[str]:
 def test_each_partition_has_its_materializations_checks_and_versions(
     running: Migrating, instance: dg.DagsterInstance
 ) -> None:
-    """A run over two years of orders: three events and four checks a partition, stamped with what made them, with keys
-    of what was not loaded; once the rows that wait for a parent have met their end, the check says so."""
+    """A run over two years of orders: three events and five checks a partition, stamped with what made them, with keys
+    of what was not loaded. Once the rows that wait for a parent have met their end, the checks say which."""
     for parent in ("customers", "employees"):
         materialize(running.folder, instance, parent)
     result = materialize(running.folder, instance, "orders", "1993", "1994")
@@ -124,20 +124,29 @@ def test_each_partition_has_its_materializations_checks_and_versions(
         return event.asset_check_evaluation_data
 
     year = PartitionKeyFilter(key="1993")
-    for check in ("accounted_for", "no_orphans"):
+
+    def examples(check: str) -> set[str]:
+        """The columns of the table of keys."""
         shown = latest(check).metadata["examples"]
         assert isinstance(shown, dg.TableMetadataValue)
-        assert {key for record in shown.records for key in record.data} == {
-            "key",
-            "reason" if check == "accounted_for" else "waits for",
-        }
-    assert not latest("no_orphans").passed
+        return {key for record in shown.records for key in record.data}
+
+    assert examples("accounted_for") == {"key", "reason"}
+    assert examples("settled") == {"key", "waits for"}
+    assert (latest("settled").passed, latest("no_orphans").passed) == (False, True)
     jobs = dg.Definitions.merge(
         migration_jobs(running.folder), dg.Definitions(resources={"ferry": FerryResource()})
     )
     assert jobs.resolve_job_def("settle").execute_in_process(instance=instance).success
-    assert latest("no_orphans").passed
-    assert latest("no_orphans").metadata["waiting"].value == 0
+    assert (latest("settled").passed, latest("no_orphans").passed) == (True, False)
+    assert latest("settled").metadata["waiting"].value == 0
+    with running.target() as target:
+        orphans = target.execute(
+            "select count(*) from ferry.rejected_rows where entity = 'orders' and partition = '1993'"
+            " and reason in ('missing_parent', 'parent_rejected')"
+        ).fetchone()
+    assert (latest("no_orphans").metadata["orphans"].value,) == orphans
+    assert examples("no_orphans") == {"key", "why"}
 
 
 def test_a_materialization_tells_what_an_operator_asks_and_nothing_personal(

@@ -1,10 +1,13 @@
 """The jobs of the UI, run as Dagster runs them: plan, settle, replay, reconcile, rollback, with typed configuration."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from ferry.cli import app
 from ferry.components import FerryResource, migration_jobs
 from migrating import Migrating
 
@@ -77,8 +80,13 @@ def test_a_rollback_asks_for_confirmation_and_then_takes_back_what_was_loaded(lo
     assert rows[0]["removed"] == full - count(loaded, "customers") > 0
 
 
-def test_reconcile_fails_and_names_the_key_that_somebody_changed(loaded: Migrating) -> None:
-    """One altered credit fails the job `reconcile`, with column and both values; `repair: true` puts it right."""
+def test_reconcile_fails_and_names_the_key_that_somebody_changed(
+    loaded: Migrating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One altered credit fails the job `reconcile`, with column and both values; `repair: true` puts it right. What the
+    command finds is a failed check in the instance of `DAGSTER_HOME`."""
+    (tmp_path / "dagster").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     succeeded, said, rows = run(loaded, "reconcile", "reconcile_target", entities=["customers"])
     assert succeeded, said
     assert rows == []
@@ -87,6 +95,12 @@ def test_reconcile_fails_and_names_the_key_that_somebody_changed(loaded: Migrati
             "update customers set credit = credit + 1 where customer_id ="
             " (select max(new_customer_id) from ferry.id_map_customers where status = 'inserted')"
         )
+    assert CliRunner().invoke(app, ["reconcile", "customers"]).exit_code == 1
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        check = dg.AssetCheckKey(dg.AssetKey("loaded_customers_and_id_mapping"), "reconciled")
+        (seen,) = instance.event_log_storage.get_asset_check_execution_history(check, 5)
+        evaluated = seen.event.dagster_event.asset_check_evaluation_data
+        assert (evaluated.passed, evaluated.metadata["different"].value) == (False, 1)
     succeeded, said, rows = run(loaded, "reconcile", "reconcile_target", entities=["customers"])
     assert not succeeded
     assert "1 rows" in said

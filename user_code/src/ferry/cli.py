@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -188,6 +188,7 @@ def status(
         # Without `--partition` also what was loaded under a declaration that cut otherwise.
         totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
         complete = ledger.complete_partitions(connection, name) if prepared else set()
+        different = ledger.unreconciled(connection, name) if prepared else {}
         aside = [f"{one.kind} {one.name}" for one in constraints.waiting(connection) if one.entity == name]
         shown.append(
             {
@@ -196,6 +197,7 @@ def status(
                 "complete": len(complete & set(keys)),
                 "partitions": len(keys),
                 "set_aside": aside,
+                "not_as_staged": different,
             }
         )
     if as_json:
@@ -213,6 +215,12 @@ def status(
         if row["set_aside"]:
             aside = ", ".join(row["set_aside"])
             console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}", highlight=False)
+        for key, rows in row["not_as_staged"].items():
+            console.print(
+                f"{row['entity']}, {key}: {rows:,} rows were not as staged; what refers to this partition waits"
+                " until `ferry reconcile --repair`",
+                highlight=False,
+            )
     return None
 
 
@@ -284,7 +292,8 @@ def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
 
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings)
-    results = settle_all(plans, settings, only=known_names(plans, entities))
+    with seen_in_dagster(plans, settings):
+        results = settle_all(plans, settings, only=known_names(plans, entities))
     if as_json:
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:
@@ -324,9 +333,10 @@ def replay(
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings)
     chosen = known_names(plans, entities)
-    results = replay_all(plans, settings, chosen, reason=reason, key=tuple(key) if key else None)
-    settle_all(plans, settings)
-    delivered = {one.entity: one for one in deliver_all(plans, settings, "cli")}
+    with seen_in_dagster(plans, settings):
+        results = replay_all(plans, settings, chosen, reason=reason, key=tuple(key) if key else None)
+        settle_all(plans, settings)
+        delivered = {one.entity: one for one in deliver_all(plans, settings, "cli")}
     if as_json:
         sent = {name: {"delivered": dataclasses.asdict(one)} for name, one in delivered.items()}
         return print_json([{**dataclasses.asdict(one), **sent.get(one.entity, {})} for one in results])
@@ -365,13 +375,26 @@ def rollback(
     what = f"{', '.join(chosen) or 'everything'}{f', {partition}' if partition else ''}"
     if not yes and not typer.confirm(f"Take back {what}?"):
         raise typer.Exit(1)
-    results = roll_back(plans, settings, chosen, keys)
+    with seen_in_dagster(plans, settings):
+        results = roll_back(plans, settings, chosen, keys)
     if as_json:
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:
         restored = f", {result.restored:,} given back their old values" if result.restored else ""
         console.print(f"{result.entity}: {result.removed:,} rows removed{restored}", highlight=False)
     return None
+
+
+@contextmanager
+def seen_in_dagster(plans: MigrationPlan, settings: Settings) -> Iterator[None]:
+    """Evaluate the checks that the block changes, in the instance of `DAGSTER_HOME`, if there is one."""
+    if not os.environ.get("DAGSTER_HOME"):
+        yield
+        return
+    from ferry.components.checks import evaluating_checks_at_home
+
+    with evaluating_checks_at_home(plans, settings):
+        yield
 
 
 def known_names(plans: MigrationPlan, entities: list[str] | None) -> tuple[str, ...]:
@@ -394,11 +417,12 @@ def reconcile(
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings, only=tuple(entities or ()))
     found: list[dict[str, Any]] = []
-    for name, result in hold(plans, known_names(plans, entities), settings, repair=repair):
-        found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
-        for difference in result.differences if not as_json else ():
-            sign = "[red]✗[/red]" if result.different else "put right:"
-            console.print(f"{sign} {name}, {result.partition}: {difference}", highlight=False)
+    with seen_in_dagster(plans, settings):
+        for name, result in hold(plans, known_names(plans, entities), settings, repair=repair):
+            found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
+            for difference in result.differences if not as_json else ():
+                sign = "[red]✗[/red]" if result.different else "put right:"
+                console.print(f"{sign} {name}, {result.partition}: {difference}", highlight=False)
     compared, different, repaired = (
         sum(row[count] for row in found) for count in ("compared", "different", "repaired")
     )
@@ -432,7 +456,8 @@ def cutover(
     settings = read_settings()
     plans = plan_migration(migration_of(defs)[0], settings)
     terms = Terms(by, small, most_passes, quiet, "changed" if only_changed else "everything")
-    done = cut_over(plans, settings, terms, "cli", _ignore if as_json else _say)
+    with seen_in_dagster(plans, settings):
+        done = cut_over(plans, settings, terms, "cli", _ignore if as_json else _say)
     if as_json:
         print_json(dataclasses.asdict(done))
 

@@ -59,6 +59,10 @@ create table if not exists ferry.vanished_rows (
   entity text not null, partition text not null, key text[] not null, found_at timestamptz not null default now(),
   primary key (entity, key)
 );
+create table if not exists ferry.unreconciled (
+  entity text not null, partition text not null, rows bigint not null, run_id text not null default '',
+  found_at timestamptz not null default now(), primary key (entity, partition)
+);
 create table if not exists ferry.before_images (
   entity text not null, partition text not null, key text[] not null, row jsonb not null
 );
@@ -75,6 +79,10 @@ create or replace function ferry.differ(name text, value anyelement) returns any
 begin raise exception 'two references lead to parents with different keys there' using column = name; end $$;
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
+
+
+OF_THE_PARENT = ("missing_parent", "parent_rejected", "parent_refused")
+"""Reasons of rows that were rejected, or are held back, for want of their parent."""
 
 
 @dataclass
@@ -151,9 +159,11 @@ def _version(connection: psycopg.Connection) -> int:
 
 
 def is_prepared(connection: psycopg.Connection) -> bool:
-    """Whether a migration has ever written into this target."""
-    row = connection.execute("select to_regclass('ferry.partition_keys')").fetchone()
-    return bool(row and row[0])
+    """Whether a migration has ever written into this target; what an earlier version left is brought up to this one."""
+    version = _version(connection)
+    if 0 < version < VERSION:
+        prepare(connection)
+    return version > 0
 
 
 def chunk_state(connection: psycopg.Connection, entity: str, partition: str) -> dict[int, dict[str, Any]]:
@@ -271,11 +281,41 @@ def doubt(connection: psycopg.Connection, entity: str, partition: str) -> None:
     )
 
 
+def reconciled(
+    connection: psycopg.Connection, entity: str, partition: str, different: int, run_id: str
+) -> None:
+    """Keep what holding a partition against its stage has found: while rows differ, rows that refer to it wait."""
+    if different:
+        connection.execute(
+            "insert into ferry.unreconciled (entity, partition, rows, run_id) values (%s, %s, %s, %s)"
+            " on conflict (entity, partition) do update set rows = excluded.rows, run_id = excluded.run_id,"
+            " found_at = now()",
+            (entity, partition, different, run_id),
+        )
+    else:
+        connection.execute(
+            "delete from ferry.unreconciled where entity = %s and partition = %s", (entity, partition)
+        )
+
+
+def unreconciled(connection: psycopg.Connection, entity: str) -> dict[str, int]:
+    """Partition → rows that were not as staged when it was last held against its stage."""
+    return dict(
+        connection.execute(
+            "select partition, rows from ferry.unreconciled where entity = %s", (entity,)
+        ).fetchall()
+    )
+
+
 def complete_partitions(connection: psycopg.Connection, entity: str) -> set[str]:
-    """The partitions of an entity that were loaded to their end."""
+    """The partitions of an entity that were loaded to their end and found as they were staged."""
     return {
         row[0]
-        for row in connection.execute("select partition from ferry.partitions where entity = %s", (entity,))
+        for row in connection.execute(
+            "select partition from ferry.partitions p where entity = %s and not exists"
+            " (select from ferry.unreconciled u where u.entity = p.entity and u.partition = p.partition)",
+            (entity,),
+        )
     }
 
 
@@ -294,14 +334,37 @@ def by_partition(connection: psycopg.Connection, entity: str) -> dict[str, Outco
 def examples(
     connection: psycopg.Connection, entity: str, partition: str, most: int = 5
 ) -> dict[str, list[tuple[str, str]]]:
-    """`rejected` and `waiting` → old keys of the first such rows of a partition, each with its reason or parents."""
+    """Old keys of the first rows of a partition that met an end: with their reason if they were `rejected`, with the
+    parents that they lack if they are `waiting`, and with what became of the parent if they are `orphans`."""
     found = {}
-    for end, why in (("rejected", "reason"), ("waiting", "array_to_string(missing, ', ')")):
-        query = sql.SQL(
-            "select array_to_string(key, ', '), {} from {} where entity = %s and partition = %s order by id limit %s"
-        ).format(sql.SQL(why), sql.Identifier("ferry", f"{end}_rows"))  # type: ignore[arg-type]
-        found[end] = connection.execute(query, (entity, partition, most)).fetchall()
+    for end, query in _EXAMPLES.items():
+        values = {"entity": entity, "partition": partition, "most": most, "reasons": list(OF_THE_PARENT)}
+        found[end] = connection.execute(query, values).fetchall()
     return found
+
+
+_ONE_OF: LiteralString = " where entity = %(entity)s and partition = %(partition)s"
+_FIRST: LiteralString = " order by id limit %(most)s"
+_KEY_OF: LiteralString = "select array_to_string(key, ', '), "
+_EXAMPLES: dict[str, LiteralString] = {
+    "rejected": _KEY_OF + "reason from ferry.rejected_rows" + _ONE_OF + _FIRST,
+    "waiting": _KEY_OF + "array_to_string(missing, ', ') from ferry.waiting_rows" + _ONE_OF + _FIRST,
+    "orphans": _KEY_OF
+    + "errors->0->>'message' from ferry.rejected_rows"
+    + _ONE_OF
+    + " and reason = any(%(reasons)s)"
+    + _FIRST,
+}
+
+
+def orphans(connection: psycopg.Connection, entity: str) -> dict[str, int]:
+    """Partition → rows that were rejected for want of their parent; partitions without one are not there."""
+    return dict(
+        connection.execute(
+            "select partition, count(*) from ferry.rejected_rows where entity = %s and reason = any(%s) group by 1",
+            (entity, list(OF_THE_PARENT)),
+        ).fetchall()
+    )
 
 
 def totals(

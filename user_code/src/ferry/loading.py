@@ -24,6 +24,7 @@ from ferry.handover import (
 from ferry.ledger import Outcomes
 from ferry.load import Loader, told
 from ferry.loaders import Loaders, most_loaders
+from ferry.plan import EntityPlan
 from ferry.reconcile import Reconciliation, compare, digest
 from ferry.settings import Settings
 from ferry.stage import Manifest, Stage
@@ -83,7 +84,8 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                         done[partition] = manifest
                         rejections = ledger.rejections(loader.connection, plan.name, (partition,))
                         seconds = time.monotonic() - began
-                        examples = _examples(loader, partition, outcomes)
+                        some = outcomes.rejected or outcomes.waiting
+                        examples = examples_of(loader.connection, plan, partition) if some else {}
                         yield LoadedPartition(
                             partition, manifest, outcomes, skipped, rejections, seconds, examples
                         )
@@ -95,20 +97,15 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                 if loader.connection.closed or loader.connection.broken:
                     raise
     loader.unlock()
-    for result in reconcile(loader, settings, done):
-        if not result.reconciled:
-            # Nothing is decided about children while a parent's partition is not as it should be.
-            ledger.reopen_partition(loader.connection, plan.name, result.partition)
-        yield result
+    yield from reconcile(loader, settings, done)
 
 
-def _examples(loader: Loader, partition: str, outcomes: ledger.Outcomes) -> dict[str, list[tuple[str, str]]]:
+def examples_of(
+    connection: psycopg.Connection, plan: EntityPlan, partition: str
+) -> dict[str, list[tuple[str, str]]]:
     """Some keys of what was not loaded; none of an entity whose keys, or those it refers to, are personal."""
-    plan = loader.plan
     shown = {*plan.source_key, *(name for edge in plan.edges for name in edge.source_columns)}
-    if plan.personal & shown or not (outcomes.rejected or outcomes.waiting):
-        return {}
-    return ledger.examples(loader.connection, plan.name, partition)
+    return {} if plan.personal & shown else ledger.examples(connection, plan.name, partition)
 
 
 def _kept(
@@ -128,7 +125,10 @@ def _kept(
 
 
 def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]) -> Iterator[Reconciliation]:
-    """The second hop for some partitions: the digest first, row by row where it cannot tell or does not agree."""
+    """The second hop for some partitions: the digest first, row by row where it cannot tell or does not agree.
+
+    The ledger keeps what was found: nothing comes to, or is decided about, the children of what is not as it should be.
+    """
     found = digest(loader, manifests) or {}
     judge: Judge | None = None
     for partition, manifest in manifests.items():
@@ -141,6 +141,7 @@ def reconcile(loader: Loader, settings: Settings, manifests: dict[str, Manifest]
                 # The target was altered in rows that the stage no longer has: the digest's count stands.
                 detailed.different = result.different
             result = detailed
+        ledger.reconciled(loader.connection, loader.plan.name, partition, result.different, loader.run_id)
         yield result
 
 

@@ -13,6 +13,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry.kept import NOT_WHOLE, dumps
+from ferry.ledger import OF_THE_PARENT
 from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.refused import ask_again
@@ -24,7 +25,6 @@ from ferry.verdict import Judge
 
 # Rows of one transaction; they are read as Python objects, which a chunk of a load never is.
 MOST_ROWS = 5_000
-OF_THE_PARENT = ("missing_parent", "parent_rejected", "parent_refused")
 
 
 @dataclass

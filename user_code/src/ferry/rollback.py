@@ -93,7 +93,7 @@ def _entity(loader: Loader, settings: Settings, partitions: tuple[str, ...]) -> 
         for partition in chosen:
             result.removed += _remove_staged(loader, settings, partition)
     result.restored = _restore(loader, chosen)
-    for table in ("ledger", "partitions", "rejected_rows", "waiting_rows", "vanished_rows"):
+    for table in ("ledger", "partitions", "rejected_rows", "waiting_rows", "vanished_rows", "unreconciled"):
         connection.execute(
             sql.SQL("delete from {} where entity = %s and partition = any(%s)").format(
                 sql.Identifier("ferry", table)

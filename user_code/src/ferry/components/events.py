@@ -15,7 +15,7 @@ from ferry.components.preview import preview
 from ferry.components.versions import Versions, stamp
 from ferry.contract import compile_contract
 from ferry.declaration import Entity, fingerprint
-from ferry.ledger import Outcomes
+from ferry.ledger import OF_THE_PARENT, Outcomes
 from ferry.memory import peak_mib
 from ferry.partition import WHOLE
 from ferry.pipeline import (
@@ -247,17 +247,9 @@ class Recorder:
             passed=accounted,
             metadata={**outcomes.as_dict(), **_examples("rejected", event.examples)},
         )
-        self._check(
-            "no_orphans",
-            LOADED,
-            event.partition,
-            passed=outcomes.waiting == 0,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"waiting": outcomes.waiting, **_examples("waiting", event.examples)},
-            description=""
-            if not outcomes.waiting
-            else "Load the parents, then settle (`ferry settle`, job `settle`)",
-        )
+        orphans = sum(event.rejections.get(reason, 0) for reason in OF_THE_PARENT)
+        self._check("settled", LOADED, event.partition, **settled(outcomes.waiting, event.examples))
+        self._check("no_orphans", LOADED, event.partition, **no_orphans(orphans, event.examples))
 
     def _loaded_version(self, event: LoadedPartition) -> str:
         """Children read nothing of a parent but its pairs, and pairs never change: new rows make no child stale."""
@@ -272,12 +264,11 @@ class Recorder:
             "reconciled",
             LOADED,
             event.partition,
-            passed=event.reconciled,
-            metadata={
-                "compared": event.compared,
-                "different": event.different,
-                "examples": dg.MetadataValue.md("\n".join(f"- {one}" for one in event.differences) or "none"),
-            },
+            **reconciled(
+                event.different,
+                compared=event.compared,
+                examples=dg.MetadataValue.md("\n".join(f"- {one}" for one in event.differences) or "none"),
+            ),
         )
         if not event.reconciled:
             self._context.log.error(
@@ -322,12 +313,45 @@ class Recorder:
         )
 
 
+def settled(waiting: int, examples: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    """The check `settled` of a partition, as arguments of its evaluation."""
+    return {
+        "passed": not waiting,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "metadata": {"waiting": waiting, **_examples("waiting", examples)},
+        "description": "Load the parents, then settle (`ferry settle`, job `settle`)" if waiting else "",
+    }
+
+
+def no_orphans(orphans: int, examples: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    """The check `no_orphans` of a partition, as arguments of its evaluation."""
+    return {
+        "passed": not orphans,
+        "severity": dg.AssetCheckSeverity.WARN,
+        "metadata": {"orphans": orphans, **_examples("orphans", examples)},
+        "description": "They come back by themselves when their parent does" if orphans else "",
+    }
+
+
+def reconciled(different: int, **metadata: Any) -> dict[str, Any]:
+    """The check `reconciled` of a partition, as arguments of its evaluation."""
+    return {
+        "passed": not different,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "metadata": {**metadata, "different": different},
+        "description": "Rows that refer to this partition wait until it is put right: `ferry reconcile --repair`, or"
+        " the job `reconcile` with `repair: true`; then settle"
+        if different
+        else "",
+    }
+
+
 def _examples(end: str, examples: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
     """Old keys of rows that met an end, with the reason or the parents that they lack, as a table."""
     rows = examples.get(end)
     if not rows:
         return {}
-    why = "reason" if end == "rejected" else "waits for"
+    why = {"rejected": "reason", "waiting": "waits for", "orphans": "why"}[end]
     return {
         "examples": dg.MetadataValue.table([dg.TableRecord({"key": key, why: text}) for key, text in rows])
     }

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from ferry.components.checks import evaluating_checks
 from ferry.components.entity import migration_in
 from ferry.components.pools import holding, sources_of, targets_of
 from ferry.components.resources import FerryResource
-from ferry.components.settling import telling_of_settled
 from ferry.cutover import Terms, cut_over
 from ferry.errors import DeclarationError, FerryError
 from ferry.pipeline import hold
@@ -97,7 +97,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            telling_of_settled(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance),
         ):
             _show(context, settle(plans, settings, context.run_id, only=tuple(config.entities)))
 
@@ -110,7 +110,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            telling_of_settled(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance),
         ):
             chosen, key = tuple(config.entities), tuple(config.key) or None
             done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
@@ -123,7 +123,11 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         """Hold the target against what was staged; fails, and names the keys, if a row differs and is not put right."""
         plans, settings = _planned(folder, ferry, config.entities)
         rows, different = [], 0
-        with _worded(), holding(context, *targets_of(plans)):
+        with (
+            _worded(),
+            holding(context, *targets_of(plans)),
+            evaluating_checks(plans, settings, context.instance),
+        ):
             chosen = tuple(config.entities)
             for name, result in hold(plans, chosen, settings, run_id=context.run_id, repair=config.repair):
                 different += result.different
@@ -153,7 +157,11 @@ def migration_jobs(folder: Path) -> dg.Definitions:
                     next="Name the entities as well",
                 )
         plans, settings = _planned(folder, ferry, config.entities)
-        with _worded(), holding(context, *targets_of(plans)):
+        with (
+            _worded(),
+            holding(context, *targets_of(plans)),
+            evaluating_checks(plans, settings, context.instance),
+        ):
             _show(context, roll_back(plans, settings, tuple(config.entities), tuple(config.partitions)))
 
     @dg.op(name="cut_over", out=dg.Out(dg.Nothing))
@@ -169,7 +177,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *sources_of(plans), *targets_of(plans)),
-            telling_of_settled(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance),
         ):
             done = cut_over(plans, settings, terms, context.run_id, context.log.info)
         _show(context, ({"entity": name, **outcomes} for name, outcomes in done.entities.items()))

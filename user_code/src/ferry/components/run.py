@@ -25,10 +25,10 @@ from rich.progress import (
 from ferry import ledger
 from ferry.catalogue import connect
 from ferry.components import events
+from ferry.components.checks import evaluating_checks
 from ferry.components.entity import entity_assets, migration_in
 from ferry.components.partitions import show_keys, tags_of_runs
 from ferry.components.resources import FerryResource
-from ferry.components.settling import telling_of_settled
 from ferry.deliver import deliver_all
 from ferry.known_keys import discover
 from ferry.ledger import Outcomes
@@ -145,7 +145,7 @@ def run_migration(
             reasons = [_why(result) for result in results if not result.success]
             if reasons and not one.failed:
                 one.failed[""] = "\n".join(reasons)
-        with telling_of_settled(plans, settings, instance):
+        with evaluating_checks(plans, settings, instance):
             settle(plans, settings, "cli")
     for delivered in deliver_all(plans, settings, "cli", tuple(names)):
         report.delivered[delivered.entity] = asdict(delivered)

@@ -22,7 +22,7 @@ from psycopg import sql
 from ferry.edges import EdgePlan
 from ferry.plan import EntityPlan
 from ferry.targets.binary import copy_in, read_numbers, sent_as, since_2000
-from ferry.targets.postgres import LoadSql
+from ferry.targets.postgres import LoadSql, in_doubt
 from ferry.targets.types import wire_type
 
 _INTEGERS = {"int2": pa.int16(), "int4": pa.int32(), "int8": pa.int64()}
@@ -181,9 +181,9 @@ class DirectLoad:
             )
         return read_numbers(
             self.connection,
-            sql.SQL("select {}::bigint as n0, {}::bigint as n1 from {} and p.status <> 'tombstone'").format(
-                old, new, narrowed
-            ),
+            sql.SQL(
+                "select {}::bigint as n0, {}::bigint as n1 from {} and p.status <> 'tombstone' and not {}"
+            ).format(old, new, narrowed, in_doubt(edge.parent, "p")),
             2,
         )
 

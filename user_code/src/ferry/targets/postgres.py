@@ -33,6 +33,13 @@ Bounds = dict[int, tuple[int, int]]
 ROW, UUID5 = "#row_no", "#uuid5"
 
 
+def in_doubt(entity: str, alias: str) -> sql.Composed:
+    """Whether a map entry is of a partition that is not as it was staged: what refers to it waits."""
+    return sql.SQL(
+        "{} = any(array(select u.partition from ferry.unreconciled u where u.entity = {}))"
+    ).format(sql.Identifier(alias, "partition"), sql.Literal(entity))
+
+
 @dataclass(frozen=True)
 class LoadSql:
     """The statements of one entity. `known` tells whether rows of the chunk may have been loaded before."""
@@ -354,6 +361,9 @@ class LoadSql:
             for target, new in zip(edge.target_columns, edge.parent_new_key, strict=True):
                 filled.setdefault(target, []).append(sql.Identifier(alias, f"new_{new}"))
             select.append(sql.SQL("{} as {}").format(self._lacks(position), sql.Identifier(f"m{position}")))
+            if edge.waits:
+                doubt = sql.SQL("coalesce({}, false) as {}")
+                select.append(doubt.format(in_doubt(edge.parent, alias), sql.Identifier(f"d{position}")))
         select += [
             sql.SQL("{} as {}").format(self._referred(target, news), sql.Identifier(f"c_{target}"))
             for target, news in filled.items()
@@ -467,18 +477,26 @@ class LoadSql:
     ) -> sql.Composed:
         """Give each row its outcome, its key, its hash and, where it was known, whether it differs.
 
-        With a `place`, a row that another partition has in a newer version differs in nothing: that one stays.
+        With a `place`, a row that another partition has in a newer version differs in nothing: that one stays. A row
+        that was not loaded yet waits for a parent in doubt as well; what is there stays, and is put right.
         """
         plan = self.plan
         outdated = self._outdated(place) if known and place and plan.may_meet else sql.SQL("false")
-        waiting = [
-            sql.Identifier("r", f"m{position}")
-            for position, edge in enumerate(plan.edges)
-            if edge.waits and position not in as_null
-        ]
+        waits = [n for n, edge in enumerate(plan.edges) if edge.waits and n not in as_null]
         whens: list[sql.Composable] = []
-        if waiting:
-            whens.append(sql.SQL("when {} then 'waiting'").format(sql.SQL(" or ").join(waiting)))
+        if waits:
+            new = sql.SQL("true")
+            if known and plan.has_map:
+                new = sql.SQL("(r.n0 is null or r.status = 'tombstone')")
+            elif known:
+                new = sql.SQL("{} is null").format(sql.Identifier("t", plan.target_key[0]))
+            whens.append(
+                sql.SQL("when {} or {} and ({}) then 'waiting'").format(
+                    sql.SQL(" or ").join(sql.Identifier("r", f"m{n}") for n in waits),
+                    new,
+                    sql.SQL(" or ").join(sql.Identifier("r", f"d{n}") for n in waits),
+                )
+            )
         if plan.has_map and known:
             whens.append(
                 sql.SQL("when r.status = 'preserved' and not {} then 'preserved'").format(self._takes_over())
@@ -873,8 +891,9 @@ class LoadSql:
     def missing(self, as_null: frozenset[int] = frozenset()) -> sql.Composed:
         """The parents that a row `c`, with its incoming row `i`, waits for: an array of `<entity> <old key>`."""
         each = [
-            sql.SQL("case when c.{} then {} || (array[{}])::text end").format(
+            sql.SQL("case when c.{} or c.{} then {} || (array[{}])::text end").format(
                 sql.Identifier(f"m{position}"),
+                sql.Identifier(f"d{position}"),
                 sql.Literal(f"{edge.parent} "),
                 sql.SQL(", ").join(
                     as_text(sql.Identifier("i", n), self.plan.sent.field(n).type) for n in edge.source_columns
