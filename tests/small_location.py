@@ -15,7 +15,7 @@ def small_location(folder: Path) -> dg.Definitions:
     migration = migration_in(folder)
     observed = [each for entity in migration.entities.values() for each in observed_source(migration, entity)]
     return dg.Definitions.merge(
-        source_automation(observed),
+        source_automation(observed, seconds=1),
         partition_sensor(folder),
         dg.Definitions(
             assets=[*observed, *(entity_assets(migration, entity) for entity in migration.entities.values())],

@@ -28,12 +28,15 @@ def condition_of(declared: str, upstream: dg.AssetKey) -> dg.AutomationCondition
     ).with_label("the source changed")
 
 
-def source_automation(observed: Iterable[dg.AssetsDefinition], cron: str = "5 * * * *") -> dg.Definitions:
+def source_automation(
+    observed: Iterable[dg.AssetsDefinition], cron: str = "5 * * * *", seconds: int = 30
+) -> dg.Definitions:
     """The sensor `automation`, which is on, and the schedules `watch_…`, which are not.
 
     Args:
         observed: the observed sources; those that are cut alike are looked at in one run.
         cron: when.
+        seconds: how long the sensor rests between two looks.
     """
     alike: list[list[dg.AssetsDefinition]] = []
     for one in observed:
@@ -47,6 +50,7 @@ def source_automation(observed: Iterable[dg.AssetsDefinition], cron: str = "5 * 
         "automation",
         target=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=seconds,
         description="Starts what the entities' `automation` says.",
     )
     return dg.Definitions(sensors=[sensor], schedules=schedules)
