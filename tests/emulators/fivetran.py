@@ -2,15 +2,19 @@
 
     python tests/emulators/fivetran.py --source postgresql://… --destination postgresql://… --schema shop
 
-The REST API as it is documented: connections, their schemas, sync, sync-history, pausing. A sync has no number when it
-is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it; one that is put off waits for the next
-call, as it does with a schedule by hand. `POST /_control` changes how it behaves (see `syncing.Faults`; beside those
-`pause`, `break_setup`, `delete`, `disable_table`, `put_off`, `warn`, `cancel`), `GET /_control` tells what was asked.
+The REST API: connections in pages, their schemas, sync, sync-history, pausing. Paths, parameters, fields and states
+were held against Fivetran's OpenAPI definition (v1, in fivetran/fivetran-mcp 30c9153, 2026-08-19). That one has no
+`sync-history`: its parameters are those of its page in Fivetran's reference, its items have the fields that are known
+of them. A sync has no number when it is asked for; `succeeded_at` and `failed_at` move when it ends; a pause stops it;
+one that is put off waits for the next call, as it does with a schedule by hand. `POST /_control` changes how it behaves
+(see `syncing.Faults`; beside those `pause`, `break_setup`, `delete`, `disable_table`, `put_off`, `warn`, `cancel`),
+`GET /_control` tells what was asked.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,7 +73,9 @@ class Fivetran(Tool):
         warnings = [{"code": "resync_table_warning", "message": self.warning}] if self.warning else []
         return {
             "id": CONNECTION, "service": "postgres", "schema": NAME, "group_id": GROUP, "paused": self.paused,
-            "sync_frequency": 360, "schedule_type": "manual", "config": {},
+            "sync_frequency": 360, "schedule_type": "manual", "config": {}, "connected_by": "somebody",
+            "created_at": _iso(1.7e9), "service_version": 1, "pause_after_trial": False,
+            "data_delay_sensitivity": "NORMAL", "data_delay_threshold": 0,
             "succeeded_at": _iso(good), "failed_at": _iso(bad),
             "status": {
                 "setup_state": "broken" if self.broken else "connected", "schema_status": "ready",
@@ -88,7 +94,7 @@ class FivetranHandler(Handler):
     def refused(self, status: int, message: str) -> Any:
         """A refusal, as the API words it."""
         return {
-            "code": {401: "Unauthorized", 404: "NotFound_Connection"}.get(status, "Error"),
+            "code": {401: "Unauthorized", 404: "NotFound_Connector"}.get(status, "Error"),
             "message": message,
         }
 
@@ -96,7 +102,7 @@ class FivetranHandler(Handler):
         self,
         method: str,
         path: str,
-        query: dict[str, str],  # noqa: ARG002 - one page holds all
+        query: dict[str, str],
         body: dict[str, Any],
     ) -> tuple[int, Any]:
         """Status and answer of one call."""
@@ -105,9 +111,14 @@ class FivetranHandler(Handler):
             return 401, self.refused(401, "API key and secret do not match")
         one = f"/v1/connections/{CONNECTION}"
         if method == "GET" and path == "/v1/connections":
-            return self._good({"items": [] if tool.deleted else [tool.details()]})
+            begin = int(query.get("cursor", 0))
+            other = {**tool.details(), "id": "other_one", "schema": "other", "paused": True}
+            items = [other] if tool.deleted else [other, tool.details()]
+            page = items[begin : begin + min(1, int(query.get("limit", 100)))]
+            more = {"next_cursor": str(begin + len(page))} if items[begin + len(page) :] else {}
+            return self._good({"items": page, **more})
         if tool.deleted or not path.startswith(one):
-            return 404, self.refused(404, f"Cannot find connection with id '{path.rpartition('/')[2]}'")
+            return 404, self.refused(404, f"Connection with id '{path.rpartition('/')[2]}' does not exist.")
         match method, path.removeprefix(one):
             case "GET", "":
                 return self._good(tool.details())
@@ -119,22 +130,25 @@ class FivetranHandler(Handler):
                 schema = {"enabled": True, "name_in_destination": tool.args.schema, "tables": tables}
                 return self._good({"schema_change_handling": "ALLOW_ALL", "schemas": {"public": schema}})
             case "GET", "/sync-history":
+                end = _moment(query["end_time"]) if "end_time" in query else time.time()
+                start = _moment(query["start_time"]) if "start_time" in query else end - 3600
+                if not 0 < end - start <= 7 * 86_400:
+                    return 400, {"code": "InvalidInput", "message": "The maximum time window is 7 days."}
                 return self._good({"items": [
                     {"sync_id": f"sync-{s.id}", "started_at": _iso(s.began), "status": s.status.upper(),
                      "reason": s.error or None}
-                    for s in tool.syncs.values()
-                ]})  # fmt: skip
+                    for s in tool.syncs.values() if start <= s.began < end
+                ][: int(query.get("limit", 100))]})  # fmt: skip
             case "POST", "/sync":
                 running = tool.running(CONNECTION)
                 if running and body.get("force"):
                     running.cancelled.set()
-                if tool.paused:
-                    return 409, self.refused(409, "The connection is paused")
-                if not tool.put_off and (not running or body.get("force")):
+                if not tool.paused and not tool.put_off and (not running or body.get("force")):
                     tool.start(
                         CONNECTION, [s.name for s in tool.mover.discover() if s.name not in tool.disabled]
                     )
-                return 200, {"code": "Success", "message": "Sync has been successfully triggered"}
+                said = f"Sync has been successfully triggered for connection with id '{CONNECTION}'"
+                return 200, {"code": "Success", "message": said}
             case "PATCH", "":
                 tool.paused = body.get("paused", tool.paused)
                 running = tool.running(CONNECTION)
@@ -146,6 +160,10 @@ class FivetranHandler(Handler):
 
     def _good(self, data: dict[str, Any]) -> tuple[int, Any]:
         return 200, {"code": "Success", "data": data}
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _iso(moment: float) -> str | None:

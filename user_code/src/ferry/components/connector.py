@@ -25,6 +25,8 @@ from ferry.errors import FerryError
 from ferry.settings import Settings, read_settings
 
 PROGRESS_SECONDS = 15.0
+# The column in which Fivetran says when it wrote a row.
+STAMP = "_fivetran_synced"
 
 
 class _Connector(dg.Component, dg.Resolvable):
@@ -200,14 +202,18 @@ def _metadata(
 ) -> dict[str, Any]:
     counts = sync.streams.get(stream, Counts())
     table, columns = connection.tables[stream]
-    rows = _count(declared, settings, table)
+    rows, stamped, size = _landed(declared, settings, table, sync.since)
+    known = {
+        "dagster/row_count": rows,
+        "rows synced": counts.rows if counts.rows is not None else stamped,
+        "bytes synced": counts.bytes,
+        "bytes in the table": size,
+    }
     metadata: dict[str, Any] = {
         "sync": sync.handle,
         "dagster/table_name": f"{declared.attributes.tables_in}.{table}",
         "seconds": round(seconds, 3),
-        **({"dagster/row_count": rows} if rows is not None else {}),
-        **({"rows synced": counts.rows} if counts.rows is not None else {}),
-        **({"bytes synced": counts.bytes} if counts.bytes is not None else {}),
+        **{name: value for name, value in known.items() if value is not None},
     }
     if columns:
         metadata["dagster/column_schema"] = _schema(columns)
@@ -216,16 +222,29 @@ def _metadata(
     return metadata
 
 
-def _count(declared: Declared, settings: Settings, table: str) -> int | None:
-    """The rows that entities find in a table now; None where they cannot be counted, which fails no sync."""
+def _landed(
+    declared: Declared, settings: Settings, table: str, since: str
+) -> tuple[int | None, int | None, int | None]:
+    """The rows that entities find in a table now, how many of them the sync has stamped, and the table's bytes.
+
+    None each where it cannot be told, which fails no sync: a view has no bytes, and a tool that counts needs no stamps.
+    """
     name = f"{declared.attributes.tables_in}.{table}"
     try:
         into = declared.attributes.into
         with connect(settings.url(into), into) as connection:
-            row = connection.execute(f"select count(*) from {quoted(name)}".encode()).fetchone()  # noqa: S608
-            return row[0] if row else None
+            row = connection.execute(
+                "select nullif(pg_total_relation_size(to_regclass(%(name)s)), 0), exists (select from pg_attribute"
+                " where attrelid = to_regclass(%(name)s) and attname = %(stamp)s and %(since)s <> '')",
+                {"name": quoted(name), "stamp": STAMP, "since": since},
+            ).fetchone()
+            size, stamps = row or (None, False)
+            fresh = f"count(*) filter (where {quoted(STAMP)} > %(since)s)" if stamps else "null"
+            query = f"select count(*), {fresh} from {quoted(name)}"  # noqa: S608
+            row = connection.execute(query.encode(), {"since": since}).fetchone()
+            return (*row, size) if row else (None, None, None)
     except (FerryError, psycopg.Error):
-        return None
+        return None, None, None
 
 
 def _schema(columns: dict[str, str]) -> dg.TableSchema:

@@ -15,6 +15,8 @@ from ferry.errors import DeclarationError, PermanentError
 from ferry.sources.auth import basic
 from ferry.sources.calls import Caller, Patience, Refused, moment
 
+# As much of a connection's history as one call gives.
+HISTORY_SECONDS = 7 * 86_400.0
 # How long a pause may take to stop a sync; Fivetran's own limit is 60 seconds.
 PAUSE_SECONDS = 60.0
 
@@ -109,13 +111,16 @@ class Fivetran:
             if one.sync_state != "syncing" and self._was_cancelled(connection):
                 return Sync(handle, CANCELLED, url=one.url)
             return Sync(handle, RUNNING, url=one.url)
-        last = str(self._newest(connection).get("reason") or "")
         if one.is_last_sync_successful:
             tables = self._tables(connection)
             streams = dict.fromkeys(tables, Counts(whole=True))
             warnings = tuple(_said(told) for told in raw["status"].get("warnings") or [])
             version = f"fivetran-{one.succeeded_at}"
-            return Sync(handle, SUCCEEDED, version, streams=streams, warnings=warnings, url=one.url)
+            # What this sync wrote bears a time after the end of the one before it.
+            return Sync(
+                handle, SUCCEEDED, version, streams=streams, warnings=warnings, url=one.url, since=handle
+            )
+        last = str(self._newest(connection).get("reason") or "")
         said = [_said(told) for told in raw["status"].get("tasks") or []]
         return Sync(
             handle,
@@ -125,8 +130,11 @@ class Fivetran:
             url=one.url,
         )
 
-    def cancel(self, connection: str, handle: str) -> None:  # noqa: ARG002 - one sync runs at a time
+    def cancel(self, connection: str, handle: str) -> None:
         """Stop the sync: Fivetran stops it by pausing the connection, which is then set going again."""
+        now = self.look(connection, handle)
+        if now is None or now.state != RUNNING:
+            return  # it has ended; what the connection does now is not ours to stop
         self._data("PATCH", f"connections/{connection}", json={"paused": True})
         until = time.monotonic() + PAUSE_SECONDS
         while self._look(connection)[0].sync_state != "paused" and time.monotonic() < until:
@@ -165,9 +173,11 @@ class Fivetran:
         return stopped and _newest_moment(newest) >= self.asked
 
     def _newest(self, connection: str) -> dict[str, Any]:
-        """The newest sync in the history of the last hour; empty where there is none."""
+        """The newest sync in the history; empty where there is none."""
+        end = self.caller.now() + 60
+        asked = {"start_time": moment(end - HISTORY_SECONDS), "end_time": moment(end), "limit": 1000}
         try:
-            items = self._data("GET", f"connections/{connection}/sync-history")["items"]
+            items = self._data("GET", f"connections/{connection}/sync-history", params=asked)["items"]
         except (Refused, KeyError):
             return {}
         return max(items, key=_newest_moment, default={})

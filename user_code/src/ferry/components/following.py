@@ -36,6 +36,8 @@ class Sync:
         log: the last lines of its log, when it failed.
         warnings: what the tool holds against it although it succeeded.
         url: its page in the tool's own interface.
+        since: for a tool that counts nothing but stamps the rows it writes (`_fivetran_synced`): rows that are stamped
+            later than this moment (ISO 8601) were written by it.
     """
 
     handle: str
@@ -49,6 +51,7 @@ class Sync:
     log: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     url: str = ""
+    since: str = ""
 
 
 @dataclass(frozen=True)
