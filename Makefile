@@ -59,6 +59,10 @@ test: $(VENV)/.installed ## unit and integration tests, without Docker
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  tests/unit tests/integration tests/oracle
 
+.PHONY: test-daemon
+test-daemon: $(VENV)/.installed ## backfills, queues and re-executions through Dagster's webserver and daemon, without Docker
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/daemon
+
 .PHONY: docs-pictures
 docs-pictures: $(VENV)/.installed ## draw docs/images anew: a failed backfill in the UI (needs Debian's chromium)
 	@FERRY_PICTURES=docs/images $(BIN)/python -m pytest tests/browser/test_recovery.py

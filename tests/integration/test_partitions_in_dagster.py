@@ -1,4 +1,4 @@
-"""Discovered and two-dimensional partitions in Dagster: backfills, events, versions, and what is never forgotten."""
+"""Discovered and two-dimensional partitions in Dagster: events, versions, and what is never forgotten."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,15 +8,12 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from asking import wait_for
 from ferry.components import FerryResource
 from ferry.components.entity import entity_assets, migration_in
 from ferry.partition import OTHERS
-from serving import serving
+from regions import EVERY_KEY, orders_by_region
 from small import Small
 from small_location import small_location
-
-EVERY_KEY = [f"2024-0{month}|{region}" for month in (1, 2) for region in (OTHERS, "north", "south")]
 
 
 @pytest.fixture
@@ -28,36 +25,10 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def small(new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
-    """Orders by month and discovered region, their lines through them, and tags, which are cut by region alone."""
-    made = Small(new_database, tmp_path)
+    """Orders, lines and tags, in the environment of this process."""
+    made = orders_by_region(new_database, tmp_path)
     for name, value in made.migrating.environment.items():
         monkeypatch.setenv(name, value)
-    made.source(
-        "create table orders (id int primary key, placed_at date, region text, total int)",
-        "insert into orders select i, date '2024-01-10' + i, case i % 3 when 0 then 'north' when 1 then 'south' end, i"
-        " from generate_series(1, 40) i",
-        "create table lines (id int primary key, order_id int)",
-        "insert into lines select id, id from orders",
-        "create table tags (id int primary key, order_id int, region text)",
-        "insert into tags select id, id, region from orders",
-    )
-    made.target(
-        "create table orders (new_id bigint generated always as identity primary key, placed_at date, region text,"
-        " total int)",
-        "create table lines (new_id bigint generated always as identity primary key, order_id bigint"
-        " references orders)",
-        "create table tags (new_id bigint generated always as identity primary key, order_id bigint references orders,"
-        " region text)",
-    )
-    both = {"by": "placed_at", "every": "month", "start": "2024-01-01", "end": "2024-02-29",
-            "and": {"by": "region", "values": "discovered"}}  # fmt: skip
-    made.declare(
-        "orders", "id: int; placed_at: datetime.date; region: str | None; total: int", partition=both
-    )
-    to_orders = [{"column": "order_id", "to": "orders"}]
-    made.declare("lines", "id: int; order_id: int", partition={"through": "orders"}, references=to_orders)
-    made.declare("tags", "id: int; order_id: int; region: str | None", references=to_orders,
-                 partition={"by": "region", "values": ["north", "south"]}, batch=1)  # fmt: skip
     return made
 
 
@@ -167,40 +138,6 @@ def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_o
     instance.add_dynamic_partitions("orders.region", ["east"])
     assert run(small, instance, "orders", *["2024-02|east"] * 2).success
     assert small.rows("select key from ferry.partition_keys order by id desc limit 1") == [("east",)]
-
-
-@pytest.mark.timeout(600)
-def test_a_backfill_of_months_and_regions_is_found_by_the_sensor_and_run_by_the_daemon(
-    small: Small, tmp_path: Path
-) -> None:
-    """The daemon's sensor makes the regions known; a backfill of all is a run for each month, parents before their
-    children. One partition of six cannot be staged: the others are loaded once, and what goes on from the backfill
-    makes that one, and the lines whose run had ended with it."""
-    broken = small.migrating.stage / "orders" / "2024-01|north"
-    broken.parent.mkdir(parents=True)
-    broken.write_text("a file where a folder should be")
-    loaded = "select partition, run_id from ferry.partitions where entity = %s"
-    assets = [f"{stage}_{name}" for name in ("orders", "lines") for stage in ("raw", "validated", "loaded")]
-    with serving(small.migrating, tmp_path / "dagster", daemon=True, code="small_location") as served:
-        found = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {... on AssetNode {partitionKeys}} }"
-        key = {"path": ["loaded_orders"]}
-        wait_for(
-            "the sensor finds the regions",
-            lambda: served.graphql(found, key=key)["assetNodeOrError"]["partitionKeys"] == EVERY_KEY,
-            240,
-        )
-        first = served.backfill(*assets)
-        assert served.backfill_ends(first) == "COMPLETED_FAILED"
-        assert len(served.runs_with_tag("dagster/backfill", first)) == 2
-        before = dict(small.rows(loaded, "orders"))
-        assert set(before) == set(EVERY_KEY) - {"2024-01|north"}
-        assert {key[:7] for key, _ in small.rows(loaded, "lines")} == {"2024-02"}
-
-        broken.unlink()
-        assert served.backfill_ends(served.backfill_again(first)) == "COMPLETED_SUCCESS"
-    after = dict(small.rows(loaded, "orders"))
-    assert {key for key in EVERY_KEY if after[key] != before.get(key)} == {"2024-01|north"}
-    assert small.outcomes("orders") == small.outcomes("lines") == {"extracted": 40, "inserted": 40}
 
 
 def test_what_is_cut_alike_depends_on_the_same_partition_and_anything_else_on_all(small: Small) -> None:
