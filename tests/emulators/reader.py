@@ -66,8 +66,8 @@ def read(spec: dict[str, Any], out: Path, die_after: int | None) -> None:
     )
 
 
-def run(spec: dict[str, Any], out: Path, die_after: int | None = None) -> subprocess.CompletedProcess[str]:
-    """The same in a new process; its code is -9 when it died."""
+def start(spec: dict[str, Any], out: Path, die_after: int | None = None) -> subprocess.Popen[str]:
+    """The same in a new process, which the caller waits for or kills."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "spec.json").write_text(json.dumps(spec))
     command = [
@@ -77,7 +77,14 @@ def run(spec: dict[str, Any], out: Path, die_after: int | None = None) -> subpro
         str(out),
         *([str(die_after)] if die_after else []),
     ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(spec: dict[str, Any], out: Path, die_after: int | None = None) -> subprocess.CompletedProcess[str]:
+    """The same to its end; its code is -9 when it died."""
+    process = start(spec, out, die_after)
+    said = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

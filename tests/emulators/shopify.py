@@ -193,6 +193,7 @@ class Faults:
     minute: float = 60  # seconds of such a minute
     lose_mutation: int = 0  # the answer to every n-th mutation never arrives, though it took effect
     no_ranges: bool = False  # downloads ignore Range
+    bulk_tail: str = ""  # what stands after the last line of a bulk file
     bulk_seconds: float = 0.3  # how long an operation takes
     bulk_status: str = "COMPLETED"  # how operations end
     skew: float = 0  # seconds that this server's clock is ahead
@@ -200,6 +201,8 @@ class Faults:
     no_zone: bool = False  # times have no zone
     null_id: bool = False  # the first row of each page has a null id
     mutate_after: int = 0  # after so many pages one order changes and one appears in the past
+    inside_repeats: bool = False  # the cursor of a connection inside an object never moves on
+    silent_from: int = 0  # from that GraphQL call on nobody is answered, until this is 0 again
     versions: list[str] = field(default_factory=lambda: list(VERSIONS))
     scopes: list[str] = field(
         default_factory=lambda: ["read_orders", "read_all_orders", "read_customers", "read_products"]
@@ -317,10 +320,10 @@ def _make_shop(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             "displayFulfillmentStatus": "FULFILLED", "cancelledAt": None, "processedAt": stamp(at),
             "createdAt": stamp(at), "updatedAt": stamp(at + timedelta(days=1)), "tags": [], "lineItems": [],
         }  # fmt: skip
-        for p in range(1 + n % 4):
+        for p in range(1 + n % 4 if n else args.most):
             variant = variants[(n + p) % len(variants)] if variants else None
             line = {
-                "id": gid("LineItem", number * 10 + p), "title": "Thing", "sku": variant and variant["sku"],
+                "id": gid("LineItem", number * 1000 + p), "title": "Thing", "sku": variant and variant["sku"],
                 "quantity": p + 1, "variant": variant, "product": variant and variant["product"],
                 "originalUnitPriceSet": money("12.50"),
             }  # fmt: skip
@@ -329,10 +332,11 @@ def _make_shop(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
         orders.append(order)
     for n, owner in enumerate(customers + products + orders):
         owner["metafields"] = [
-            {"id": gid("Metafield", 30_000_000 + n), "namespace": "custom", "key": "old_id",
-             "type": "single_line_text_field", "value": str(n), "createdAt": owner["createdAt"],
+            {"id": gid("Metafield", 30_000_000 + n * 1000 + p), "namespace": "custom", "key": f"old_id_{p}",
+             "type": "single_line_text_field", "value": f"{n}.{p}", "createdAt": owner["createdAt"],
              "updatedAt": owner["updatedAt"]}
-        ] if n % 2 == 0 else []  # fmt: skip
+            for p in range(0 if n % 2 else args.most if n % 60 == 0 else 1)
+        ]  # fmt: skip
     return {"orders": orders, "customers": customers, "products": products, "productVariants": variants,
             "lines": lines}  # fmt: skip
 
@@ -490,13 +494,13 @@ class Resolver:
         for root, kind in (("customers", "Customer"), ("products", "Product"), ("orders", "Order")):
             row = next((r for r in self._shop.data[root] if r["id"] == id), None)
             if row:
-                return {"__typename": kind, **_shown(row)}
+                return {"__typename": kind, **row}
         return None
 
     def orderByIdentifier(self, _info: Any, identifier: dict[str, Any]) -> dict[str, Any] | None:
         own = tuple((identifier.get("customId") or {}).values())
         row = next((r for r in self._shop.data["orders"] if own and r.get("customId") == own), None)
-        return _shown(row) if row else None
+        return row if row else None
 
     def currentBulkOperation(self, _info: Any, type: str = "QUERY") -> dict[str, Any] | None:
         last = [o for o in self._shop.operations.values() if o.get("type", "QUERY") == type][-1:]
@@ -569,7 +573,7 @@ class Resolver:
         except (ValueError, PermissionError) as error:
             return {"bulkOperation": None, "userErrors": [{"field": ["query"], "message": str(error)}]}
         number = f"gid://shopify/BulkOperation/{720_000 + len(shop.operations)}"
-        body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        body = "".join(json.dumps(line) + "\n" for line in lines).encode() + shop.faults.bulk_tail.encode()
         shop.operations[number] = {
             "id": number, "query": query, "begun": time.monotonic(), "lines": len(lines), "body": body,
             "roots": sum("__parentId" not in line for line in lines), "status": shop.faults.bulk_status,
@@ -600,7 +604,7 @@ class Resolver:
             product["variants"][at] |= {
                 "sku": one.get("sku"), "price": one.get("price") or "0.00", "updatedAt": product["updatedAt"]
             }  # fmt: skip
-        return {**told, "product": _shown(product)}
+        return {**told, "product": product}
 
     def orderCreate(self, _info: Any, order: dict[str, Any], options: Any = None) -> dict[str, Any]:
         shop = self._shop
@@ -653,14 +657,14 @@ class Resolver:
         }  # fmt: skip
         shop.data["orders"].append(row)
         shop.data["lines"].extend(lines)
-        return {"order": _shown(row), "userErrors": []}
+        return {"order": row, "userErrors": []}
 
     def orderUpdate(self, _info: Any, input: dict[str, Any]) -> dict[str, Any]:
         row = next((r for r in self._shop.data["orders"] if r["id"] == input["id"]), None)
         if row is None:
             return {"order": None, "userErrors": [{"field": ["id"], "message": "Order does not exist"}]}
         row |= {name: value for name, value in input.items() if name != "id"}
-        return {"order": _shown(row), "userErrors": []}
+        return {"order": row, "userErrors": []}
 
     def orderDelete(self, _info: Any, orderId: str) -> dict[str, Any]:
         return self._delete("orders", orderId)
@@ -714,23 +718,30 @@ class Resolver:
     version = "2026-01"
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """An object with what is inside it as a connection, of which a query sees a page."""
-
-    def connection(rows: list[dict[str, Any]]) -> Any:
-        def page(_info: Any, first: int | None = None, after: str | None = None) -> dict[str, Any]:
-            if first is None or not 0 < first <= 250:
-                raise ValueError("you must provide one of first or last, from 1 to 250")
-            begin = int(base64.b64decode(after)) if after else 0
-            some = rows[begin : begin + first]
-            cursors = [base64.b64encode(str(begin + at + 1).encode()).decode() for at in range(len(some))]
-            more = {"hasNextPage": begin + first < len(rows), "endCursor": cursors[-1] if cursors else None}
-            edges = [{"node": one, "cursor": cursor} for one, cursor in zip(some, cursors, strict=True)]
-            return {"nodes": some, "edges": edges, "pageInfo": more}
-
-        return page
-
-    return {**row, **{name: connection(row[name]) for name in ("lineItems", "variants") if name in row}}
+def _resolved(source: Any, info: Any, **given: Any) -> Any:
+    """A field of an object; a list that is a connection inside it in pages, as the object's own connection is."""
+    name = info.field_name
+    value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+    if callable(value):
+        return value(info, **given)
+    if name not in ("lineItems", "variants", "metafields") or not isinstance(value, list):
+        return value
+    first, after = given.get("first"), given.get("after")
+    if first is None or not 0 < first <= 250:
+        raise ValueError("you must provide one of first or last, from 1 to 250")
+    begin = 0
+    if after is not None:
+        last = base64.b64decode(after).decode()
+        begin = next((at + 1 for at, one in enumerate(value) if one["id"] == last), -1)
+        if begin < 0:
+            raise ValueError("Invalid cursor for current pagination sort.")
+    page = value[begin : begin + first]
+    cursors = [base64.b64encode(one["id"].encode()).decode() for one in page]
+    end = after if info.context and info.context.inside_repeats and after else next(reversed(cursors), None)
+    return {
+        "nodes": page, "edges": [{"node": one, "cursor": c} for one, c in zip(page, cursors, strict=True)],
+        "pageInfo": {"hasNextPage": begin + first < len(value), "endCursor": end},
+    }  # fmt: skip
 
 
 def _advance(shop: Shop, operation: dict[str, Any], host: str, version: str) -> None:
@@ -743,7 +754,9 @@ def _advance(shop: Shop, operation: dict[str, Any], host: str, version: str) -> 
     resolver = Resolver(shop, shop.faults.scopes, host)
     resolver.version = version
     for number in range(len(operation["answers"]), due):
-        result = graphql_sync(shop.schema, operation["query"], resolver, variable_values=lines[number])
+        result = graphql_sync(
+            shop.schema, operation["query"], resolver, None, lines[number], field_resolver=_resolved
+        )
         answer: dict[str, Any] = {"data": result.data, "__lineNumber": number}
         if result.errors:
             answer["errors"] = [{"message": error.message} for error in result.errors]
@@ -959,6 +972,8 @@ class Handler(BaseHTTPRequestHandler):
                 due = "error"
             elif faults.bomb:
                 due, faults.bomb = "bomb", False
+        while shop.faults.silent_from and shop.counts.get("graphql", 0) >= shop.faults.silent_from:
+            time.sleep(0.02)
         if due == "hang":
             time.sleep(pause)
             self.close_connection = True
@@ -1022,7 +1037,9 @@ class Handler(BaseHTTPRequestHandler):
         for operation in shop.operations.values():
             if operation.get("type") == "MUTATION":
                 _advance(shop, operation, self.headers["Host"], resolver.version)
-        result = graphql_sync(shop.schema, asked["query"], resolver, variable_values=variables)
+        result = graphql_sync(
+            shop.schema, asked["query"], resolver, shop.faults, variables, field_resolver=_resolved
+        )
         answer: dict[str, Any] = {"data": result.data}
         if result.errors:
             answer["errors"] = [
@@ -1210,6 +1227,9 @@ def serve(argv: list[str] | None = None) -> ThreadingHTTPServer:
     parser.add_argument("--seed", type=int, default=1)
     for name, count in (("customers", 200), ("products", 60), ("orders", 1000)):
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument(
+        "--most", type=int, default=1, help="lines and metafields of the objects that have most"
+    )
     parser.add_argument("--cap", type=int, default=25_000, help="objects that one query hands out")
     parser.add_argument("--points", type=float, default=2000)
     parser.add_argument("--points-per-second", type=float, default=100)

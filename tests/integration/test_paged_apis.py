@@ -97,7 +97,7 @@ def declare_shop(small: Small, via: str = "bulk") -> None:
     small.declare(
         "lines", "id: str; order_id: str; sku: str | None; quantity: int; price: decimal.Decimal",
         partition={"through": "orders"}, columns={"id": "id"}, references=[{"column": "order_id", "to": "orders"}],
-        source={"connection": "shop", "shopify": "line_items"},
+        source=one | {"shopify": "line_items"},
         drop=["order_created_at", "product_id", "variant_id", "title"],
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -285,7 +285,7 @@ def test_children_find_their_parents_in_any_order(emulator: Emulator, tmp_path: 
     assert len(pages) > 5
     for row in (r for page in pages for r in page.batch.to_pylist()):
         order = int(row["order_id"].rsplit("/", 1)[1])
-        assert int(row["id"].rsplit("/", 1)[1]) // 10 == order
+        assert int(row["id"].rsplit("/", 1)[1]) // 1000 == order
         assert row["order_created_at"] is not None
 
 
@@ -295,6 +295,88 @@ def test_pages_and_bulk_bring_the_same(emulator: Emulator, tmp_path: Path) -> No
     list(by_pages.read(None, None))
     list(by_bulk.read(None, None))
     assert by_pages.completeness == by_bulk.completeness
+
+
+@pytest.fixture(scope="module")
+def deep_server() -> Iterator[Emulator]:
+    """A shop with 700 lines in one of its 45 orders, and 700 metafields on some of its objects."""
+    args = ("--orders", "45", "--customers", "50", "--products", "50", "--most", "700")
+    with Emulator("shopify", *args, "--points", "2000", "--points-per-second", "4000") as emulator:
+        yield emulator
+
+
+@pytest.mark.parametrize("entity", [name for name, one in ENTITIES.items() if one.child])
+def test_children_are_read_to_their_end_page_by_page(
+    deep_server: Emulator, tmp_path: Path, entity: str
+) -> None:
+    """What an object has more of than comes with it is asked for until it ends: row for row what bulk brings.
+
+    The objects are counted by Shopify, and no query is throttled.
+    """
+    deep_server.control(reset=True)
+    by_pages, by_bulk = paged(deep_server, tmp_path, entity), bulk(deep_server, tmp_path, entity)
+    found = [
+        sorted(
+            (row for page in one.read(None, None) for row in page.batch.to_pylist()),
+            key=lambda row: row["id"],
+        )
+        for one in (by_pages, by_bulk)
+    ]
+    assert len(found[0]) > 700
+    assert found[0] == found[1]
+    assert by_pages.completeness is not None
+    assert by_pages.completeness.proven
+    assert by_pages.completeness.stated == deep_server.tell()["rows"][ENTITIES[entity].root]
+    assert deep_server.tell()["overdrawn"] == 0
+    assert not list(tmp_path.glob("inside-*"))
+
+
+def test_a_kill_among_the_children_of_one_page_repeats_only_the_call_under_way(
+    deep_server: Emulator, tmp_path: Path
+) -> None:
+    """Killed while it waits for the third page of one order's lines, the next process asks for that one first."""
+    deep_server.control(reset=True)
+    spec = {"kind": "shopify", "given": {"url": deep_server.url, "token": TOKEN, "entity": "line_items"}}
+    assert reader.run(spec, tmp_path / "whole").returncode == 0
+    needed = deep_server.tell()["total"]
+    # A count, the first objects, then the lines: the fifth call is in the midst of them.
+    deep_server.control(reset=True)
+    deep_server.control(silent_from=5)
+    process = reader.start(spec, tmp_path / "cut")
+    while deep_server.tell()["total"] < 5:
+        assert process.poll() is None, process.communicate()
+        sleep(0.02)
+    process.kill()
+    process.communicate()
+    deep_server.control(silent_from=0)
+    again = reader.run(spec, tmp_path / "cut")
+    assert again.returncode == 0, again.stderr
+    assert deep_server.tell()["total"] == needed + 1
+    assert reader.rows(tmp_path / "cut") == reader.rows(tmp_path / "whole")
+    assert (tmp_path / "cut/said.json").read_text() == (tmp_path / "whole/said.json").read_text()
+
+
+def test_a_cursor_that_repeats_inside_an_object_fails_the_window(
+    deep_server: Emulator, tmp_path: Path
+) -> None:
+    """The message has the object; the window read again begins at its beginning and is whole."""
+    deep_server.control(reset=True)
+    deep_server.control(inside_repeats=True)
+    source = paged(deep_server, tmp_path, "line_items")
+    with pytest.raises(WindowIncomplete, match=r"lineItems of gid://shopify/Order/5500000000000 repeats"):
+        list(source.read(None, None))
+    deep_server.control(inside_repeats=False)
+    assert len(ids(list(source.read(None, None)))) > 700
+
+
+def test_lines_of_an_order_that_changes_are_replaced(tmp_path: Path) -> None:
+    """An order that changes after it was read is read again with its lines, and those that came before are stale."""
+    with Emulator("shopify", "--orders", "60", *WIDE) as own:
+        own.control(mutate_after=3)
+        pages = list(paged(own, tmp_path, "line_items").read(None, None))
+    first = "gid://shopify/Order/5500000000000"
+    assert [key for page in pages for key in page.replaces] == [[first]]
+    assert [page.objects for page in pages if page.replaces] == [(f'["{first}"]',)]
 
 
 @pytest.mark.parametrize("die_after", [1, 2, 5])

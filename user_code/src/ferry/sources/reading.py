@@ -177,7 +177,12 @@ class Reading:
         sent = self._server.caller.requests
         try:
             while state["spans"]:
-                if not self._opened(state):
+                if not state["open"]:
+                    self._open(state)
+                    if state["open"] and self._unfold:
+                        # An object with what is inside it may take many calls: a kill among the first ones goes on too.
+                        requests, sent = self._server.caller.requests - sent, self._server.caller.requests
+                        yield Page(self._shape.batch([], "no row"), frozen(state), requests)
                     continue
                 for batch, replaces, objects in self._next(state, tally, seen):
                     state["tally"], state["shape"] = tally.as_dict(), self._shape.as_dict()
@@ -215,19 +220,16 @@ class Reading:
             state["notes"].append(note)
         return seen
 
-    def _opened(self, state: dict[str, Any]) -> bool:
-        """Count the first span, and split it if it is near the cap; whether it is ready to be read."""
-        if state["open"]:
-            return True
+    def _open(self, state: dict[str, Any]) -> None:
+        """Count the first span; split it if it is near the cap, otherwise it is ready to be read."""
         span, cap = Span.from_json(state["spans"][0]), self._server.cap
         count = self._server.count(span)
         if cap and count and (not count.exact or count.objects > cap * _NEAR):
             state["spans"][:1] = [half.as_json() for half in self._split(span)]
-            return False
+            return
         state["open"], state["began"] = True, self._server.caller.now()
         state["first"] = state["last"] = count.objects if count and count.exact else None
         state["counted"] = state["first"] is not None
-        return True
 
     def _split(self, span: Span) -> tuple[Span, Span]:
         halves = span.halves()

@@ -1,8 +1,7 @@
 """Shopify's Admin API: GraphQL pages within the cost limit, with the scopes and the version checked
 beforehand.
 
-Facts: GraphQL hands out at most 25,000 objects of one query and counts no further than 25,001; its limit
-    is a bucket
+Facts: GraphQL hands out at most 25,000 objects of one query and counts no further than 25,001; its limit is a bucket
 of points whose level comes with each answer; being throttled is HTTP 200 with an error of code THROTTLED.
 """
 
@@ -10,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +20,15 @@ from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.sources.auth import Header
 from ferry.sources.calls import Answer, Caller, Patience, Refused, Throttled, moment
 from ferry.sources.limits import Bucket
-from ferry.sources.page import LATE, Completeness, Glance, Page, Window
+from ferry.sources.page import LATE, Completeness, Glance, Page, Window, WindowIncomplete, digest
 from ferry.sources.reading import Count, Reading, ServerPage, Span, as_instant
 from ferry.sources.shape import Field, Shape, dig
+from ferry.sources.shopify_inside import FEW, Inside
 
 CAP = 25_000
 _MAX_COST = 1_000
 _FIRST_SHOP = datetime(2006, 1, 1, tzinfo=UTC)
+_NODES = "nodes { %s } pageInfo { hasNextPage endCursor }"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class ShopifyEntity:
     Attributes:
         root: the connection it starts from (`orders`).
         fields: columns; their paths are GraphQL fields from the object, `^…` from its parent.
-        child: the connection inside the root whose objects are the rows (`lineItems`); read in bulk.
+        child: the connection inside the root whose objects are the rows (`lineItems`).
         kind: the GraphQL type of the rows, as in their ids: `gid://shopify/<kind>/…`.
+        owner: the type of the root's objects, where the rows are inside them.
+        touches_owner: whether a change of a child changes when its owner changed last.
         scopes: what the token must be allowed.
         counts: the query that counts the root; None if the API has none.
         windows: filters that a window can be on, with the sort key that goes with each.
@@ -85,6 +89,8 @@ class ShopifyEntity:
     fields: list[Field]
     scopes: tuple[str, ...]
     child: str | None = None
+    owner: str = ""
+    touches_owner: bool = True
     counts: str | None = None
     windows: dict[str, str] = field(default_factory=dict)
     version: str | None = "updatedAt"
@@ -108,11 +114,19 @@ class ShopifyEntity:
         """The most that one row can cost: one point for itself and for each object inside it."""
         return 1 + self.selection().count("{")
 
+    def points_an_object(self) -> int:
+        """The most that one object of the root can cost, with the children that come with it."""
+        if not self.child:
+            return self.points_a_row()
+        return 3 + self.selection(1).count("{") + FEW * self.points_a_row()
+
 
 class ShopifySource:
-    """An entity of a shop, page by page. For years of history prefer `ferry.sources.shopify_bulk`."""
+    """An entity of a shop, page by page; for years of history prefer `ferry.sources.shopify_bulk`.
 
-    catches_up = True
+    With `child`, the pages are of the objects above and the rows are what is inside them, read to its end. Counts, keys
+    and the second look at what changed are of these objects.
+    """
 
     def __init__(
         self,
@@ -124,24 +138,29 @@ class ShopifySource:
         cap: int = CAP,
         unfit: str = "fail",
     ) -> None:
-        if entity.child:
-            raise DeclarationError(
-                f"{entity.child} is inside {entity.root}",
-                next="Read it in bulk (ferry.sources.shopify_bulk), which brings children of any number",
-            )
         self.shop, self.entity, self.cap = shop, entity, cap
         self.caller = shop.caller()
-        self.catches_up = entity.version == "updatedAt"
-        self._size = max(1, min(page_size, 250, (_MAX_COST - 10) // entity.points_a_row()))
-        self._cost: dict[int, float] = {}
+        version = "updatedAt" if entity.child else entity.version
+        self.catches_up = version == "updatedAt"
+        self._sizes = {
+            "objects": _affordable(page_size, entity.points_an_object()),
+            "inside": _affordable(250, entity.points_a_row()),
+        }
+        self._cost: dict[tuple[str, int], float] = {}
         self._window_key = ""
+        self._work_dir = work_dir or Path(tempfile.mkdtemp(prefix="ferry-"))
+        self._plan = [
+            shop.url, shop.version, entity.root, entity.child, entity.filter, [vars(f) for f in entity.fields]
+        ]  # fmt: skip
+        self._inside = Inside(entity.child, self._children) if entity.child else None
         self._reading = Reading(
             self,
             key="id",
-            version=entity.version,
+            version=version,
             shape=Shape(entity.fields, ignore=("*",), unfit=unfit),
-            plan=[shop.url, shop.version, entity.root, entity.filter, [vars(f) for f in entity.fields]],
-            work_dir=work_dir,
+            plan=self._plan,
+            work_dir=self._work_dir,
+            unfold=self._inside.unfold if self._inside else None,
         )
 
     @property
@@ -170,7 +189,12 @@ class ShopifySource:
         """Pages of the window; it is split wherever it comes near the 25,000 objects that a query hands out."""
         search(self.entity, window)
         self._window_key = window.key if window else next(iter(self.entity.windows), "")
-        return self._reading.pages(window, checkpoint)
+        pages = self._reading.pages(window, checkpoint)
+        if self._inside is None:
+            return pages
+        of = digest([self._plan, window.as_dict() if window else None])
+        self._inside.open(self._work_dir / f"inside-{of}.jsonl", fresh=checkpoint is None)
+        return _then(pages, self._inside.forget)
 
     def spans(self, window: Window | None) -> list[Span]:
         """One span, both of its edges closed so that it can be split."""
@@ -194,25 +218,26 @@ class ShopifySource:
 
     def page(self, span: Span, cursor: Any) -> ServerPage:
         """One page of the connection, in the order of the window's key."""
+        if self._inside is None:
+            return self._objects(span, cursor)
+        return self._inside.whole(digest([span.as_json(), cursor]), lambda: self._objects(span, cursor))
+
+    def _objects(self, span: Span, cursor: Any) -> ServerPage:
         sort = self.entity.windows.get(self._window_key)
         order = f", sortKey: {sort}" if sort else ""
+        selected = self.entity.selection()
+        if self.entity.child:
+            selected = (
+                f"{self.entity.selection(1)} updatedAt {self.entity.child}(first: {FEW}) {{ {_NODES} }}"
+                % (selected)
+            )
         query = (
             "query($first: Int!, $after: String, $query: String) { page: "
             f"{self.entity.root}(first: $first, after: $after, query: $query{order}) "
-            f"{{ edges {{ node {{ {self.entity.selection()} }} }} pageInfo {{ hasNextPage endCursor }} }} }}"
+            f"{{ edges {{ node {{ {selected} }} }} pageInfo {{ hasNextPage endCursor }} }} }}"
         )
-        while True:
-            first = self._size
-            cost = self._cost.get(first, 10.0 + first * self.entity.points_a_row())
-            try:
-                data, answer = self._query(
-                    query, {"first": first, "after": cursor, "query": self._search(span)}, cost, learn=first
-                )
-                break
-            except _TooCostly:
-                if first == 1:
-                    raise
-                self._size = first // 2
+        variables = {"after": cursor, "query": self._search(span)}
+        data, answer = self._page("objects", self.entity.points_an_object(), query, variables)
         told = data["page"]
         more = dig(told, ["pageInfo", "hasNextPage"])
         following = dig(told, ["pageInfo", "endCursor"]) if more else None
@@ -222,6 +247,37 @@ class ShopifySource:
         return ServerPage(
             records, following, f"{answer.request} {self.entity.root} after {cursor}", len(answer.body)
         )
+
+    def _children(self, of: str, after: str) -> tuple[dict[str, Any], str, int]:
+        """The page after a cursor of what is inside one object."""
+        query = (
+            "query($id: ID!, $first: Int!, $after: String) { node(id: $id) { ... on "
+            f"{self.entity.owner} {{ inside: {self.entity.child}(first: $first, after: $after) {{ {_NODES} }} }} }} }}"
+        ) % self.entity.selection()
+        data, answer = self._page("inside", self.entity.points_a_row(), query, {"id": of, "after": after})
+        where = f"{answer.request} {of} {self.entity.child} after {after}"
+        if not data["node"]:
+            raise WindowIncomplete(
+                f"{of} went away while what is inside it was read",
+                where=where,
+                next="The window is read again from its beginning",
+            )
+        return data["node"]["inside"], where, len(answer.body)
+
+    def _page(
+        self, what: str, points: int, query: str, variables: dict[str, Any]
+    ) -> tuple[dict[str, Any], Answer]:
+        """A page as large as Shopify's price for one query allows."""
+        while True:
+            first = self._sizes[what]
+            try:
+                return self._query(
+                    query, {**variables, "first": first}, 10.0 + first * points, learn=(what, first)
+                )
+            except _TooCostly:
+                if first == 1:
+                    raise
+                self._sizes[what] = first // 2
 
     def belongs(self, span: Span, record: dict[str, Any]) -> bool:  # noqa: ARG002
         """Shopify's search is half-open as asked."""
@@ -234,7 +290,7 @@ class ShopifySource:
         return self._query(query, variables or {}, cost)[0]
 
     def _query(
-        self, query: str, variables: dict[str, Any], cost: float, learn: int | None = None
+        self, query: str, variables: dict[str, Any], cost: float, learn: tuple[str, int] | None = None
     ) -> tuple[dict[str, Any], Answer]:
         def judge(answer: Answer) -> tuple[dict[str, Any], Answer]:
             asked = dig(answer.json(), ["extensions", "cost", "requestedQueryCost"])
@@ -255,6 +311,15 @@ class ShopifySource:
         if span.since is not None:
             parts.append(f"updated_at:>='{moment(span.since - LATE)}'")
         return " AND ".join(parts)
+
+
+def _affordable(wanted: int, points: int) -> int:
+    return max(1, min(wanted, 250, (_MAX_COST - 10) // points))
+
+
+def _then(pages: Iterator[Page], after: Callable[[], None]) -> Iterator[Page]:
+    yield from pages
+    after()
 
 
 class _TooCostly(PermanentError):  # noqa: N818
@@ -302,7 +367,7 @@ def glance(caller: Caller, entity: ShopifyEntity, window: Window | None) -> Glan
 
     None where Shopify does not count so far, or where what is inside changes without its object.
     """
-    if not entity.counts or "updated_at" not in entity.windows:
+    if not entity.counts or "updated_at" not in entity.windows or not entity.touches_owner:
         return None
     query = (
         f"query($query: String, $limit: Int) {{ c: {entity.counts}(query: $query, limit: $limit) {{ count precision }}"
@@ -461,8 +526,8 @@ VARIANTS = ShopifyEntity(
 )  # fmt: skip
 
 LINE_ITEMS = ShopifyEntity(
-    root="orders", child="lineItems", kind="LineItem", scopes=("read_orders", "read_all_orders"), version=None,
-    counts="ordersCount", windows=ORDERS.windows,
+    root="orders", child="lineItems", kind="LineItem", owner="Order", version=None,
+    scopes=("read_orders", "read_all_orders"), counts="ordersCount", windows=ORDERS.windows,
     fields=_fields(
         id="text", order_id="text ^id", order_created_at="timestamp ^createdAt", product_id="text product.id",
         variant_id="text variant.id", title="text", sku="text", quantity="int",
@@ -474,7 +539,7 @@ LINE_ITEMS = ShopifyEntity(
 def metafields(of: ShopifyEntity) -> ShopifyEntity:
     """The metafields of another entity's objects."""
     return replace(
-        of, child="metafields", kind="Metafield", counts=None, version=None,
+        of, child="metafields", kind="Metafield", owner=of.kind, touches_owner=False, version=None,
         fields=_fields(
             id="text", owner_id="text ^id", namespace="text", key="text", type="text", value="text",
             created_at="timestamp createdAt", updated_at="timestamp updatedAt",
