@@ -103,6 +103,8 @@ class OAuth1:
             key, client_secret=secret, resource_owner_key=token, resource_owner_secret=token_secret,
             realm=self._realm, signature_method=self._method, timestamp=str(int(now)), nonce=uuid.uuid4().hex,
         )  # fmt: skip
+        # What is signed has to be what is sent, and a link of the server's may be written in more ways than one.
+        request.url = request.url.copy_with(params=request.url.params.multi_items())
         _, headers, _ = client.sign(str(request.url), http_method=cast(Any, request.method))
         request.headers["Authorization"] = headers["Authorization"]
         self._first_signed_at = now if self._first_signed_at is None else self._first_signed_at
@@ -202,10 +204,11 @@ class OAuth2:
         try:
             told = response.json()
         except ValueError:
-            told = {}
+            told = None
+        told = told if isinstance(told, dict) else {}
         if response.status_code >= 500 or response.status_code == 429:
             raise TransientError(f"{self._who} answers HTTP {response.status_code}", where=where)
-        if response.status_code >= 400 or "access_token" not in told:
+        if response.status_code >= 400 or not told.get("access_token"):
             fault = ": ".join(str(told[k]) for k in ("error", "error_description") if told.get(k))
             for secret in self.secrets():
                 fault = fault.replace(secret, "***") if secret else fault

@@ -61,10 +61,6 @@ class Auth(Protocol):
         ...
 
 
-# It tells each URL that it calls, keys in queries included.
-logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
 @dataclass(frozen=True)
 class Answer:
     """A whole answer: `status`, `headers`, `body` (bytes, decompressed) and the request as messages name it."""
@@ -90,7 +86,7 @@ class Answer:
     def _parse(self) -> Any:
         try:
             return simplejson.loads(
-                self.body.decode("utf-8"), use_decimal=True, parse_constant=_refuse_constant
+                self.body.decode("utf-8-sig"), use_decimal=True, parse_constant=_refuse_constant
             )
         except UnicodeDecodeError as error:
             raise PermanentError(
@@ -196,6 +192,8 @@ class Caller:
     def url(self, path: str) -> str:
         """An absolute URL; refuses one that leaves the origin, for the proof would go with it.
 
+        An API behind a proxy may not know that it is called by HTTPS: its links are followed by HTTPS.
+
         Raises:
             PermanentError: the URL (often a "next page") is on another origin.
         """
@@ -206,6 +204,10 @@ class Caller:
             and path.startswith(urlsplit(self.base).path + "/")
         ):
             full = f"{_origin(self.base)}{path}"  # a next URL is often given from the root
+        if urlsplit(self.base).scheme == "https" and full.startswith("http://"):
+            parts = urlsplit(full)
+            if parts.hostname == urlsplit(self.base).hostname and parts.port in (None, 80):
+                full = full.replace(f"http://{parts.netloc}", _origin(self.base), 1)
         if _origin(full) != _origin(self.base):
             raise PermanentError(
                 f"{self.who} sends us to another host: {_origin(full)}",
@@ -317,6 +319,14 @@ class Caller:
             nonlocal faults
             error = state.outcome.exception() if state.outcome else None
             faults += not isinstance(error, Throttled)
+            asked = (error.retry_after or 0.0) if isinstance(error, TransientError) else 0.0
+            is_too_long = time.monotonic() - began + asked > self.patience.seconds
+            if isinstance(error, FerryError) and is_too_long and asked > self.patience.longest_wait:
+                raise as_permanent(
+                    error,
+                    what=f"{error.what}, and asks for a pause of {asked:,.0f} seconds",
+                    next="Run again after that: what has arrived is kept, and reading goes on there",
+                )
             return faults >= self.patience.attempts or time.monotonic() - began >= self.patience.seconds
 
         back_off = tenacity.wait_random_exponential(
@@ -367,7 +377,7 @@ class Caller:
         )
 
     def _body(self, response: httpx.Response, where: str) -> bytes:
-        encoding = response.headers.get("content-encoding", "identity").lower()
+        encoding = response.headers.get("content-encoding", "identity").lower().removeprefix("x-")
         if encoding not in ("identity", "gzip", ""):
             raise PermanentError(
                 f"the answer is encoded as {encoding!r}, which was not asked for", where=where
@@ -386,7 +396,11 @@ class Caller:
                         where=where,
                         next="Ask for smaller pages, or raise max_answer_bytes if such answers are right",
                     )
-                chunk = unzip.unconsumed_tail if unzip else b""
+                chunk = (unzip.unconsumed_tail or unzip.unused_data) if unzip else b""
+                if unzip and unzip.eof and chunk.strip(b"\0"):
+                    unzip = zlib.decompressobj(wbits=31)  # packed in several pieces, one after the other
+                elif unzip and unzip.eof:
+                    break
         if unzip and not unzip.eof and body:
             raise TransientError("the compressed answer ends in the middle", where=where)
         return bytes(body)
@@ -420,7 +434,7 @@ class Caller:
         if status == 429 or (status >= 400 and self.throttled is not None and self.throttled(answer)):
             wait = _retry_after(answer, self.now())
             if self.bucket and wait:
-                self.bucket.pause(wait)
+                self.bucket.pause(min(wait, self.patience.seconds))
             raise Throttled(
                 f"{self.who} throttles (HTTP {status})",
                 where=answer.request,
@@ -430,6 +444,14 @@ class Caller:
             )
         if status < 300 or status == 304:
             return
+        if status in _MOVED and "location" in answer.headers:
+            raise Refused(
+                status,
+                f"{self.who} sends us elsewhere (HTTP {status})",
+                where=answer.request,
+                why=f"to {_plain(answer.headers['location'])}",
+                next="Declare that URL if it is the right one",
+            )
         what, why = f"{self.who} answers HTTP {status}", self._said(answer)
         if status >= 500 or status in (408, 425):
             raise TransientError(
@@ -454,6 +476,14 @@ def _connection_faults(where: str) -> Iterator[None]:
         yield
     except httpx.TimeoutException as error:
         raise TransientError(f"no answer in time ({type(error).__name__})", where=where) from error
+    except httpx.LocalProtocolError as error:
+        # Its own words show the header, and the header may be the secret.
+        raise PermanentError(
+            "the request cannot be sent as it is",
+            where=where,
+            why="a header has a character that none may have",
+            next="Look for a line break or a space at the end of this connection's credentials",
+        ) from error
     except httpx.TransportError as error:
         raise TransientError("the connection broke", where=where, why=str(error)) from error
     except zlib.error as error:
@@ -476,7 +506,7 @@ def _retry_after(answer: Answer, now: float) -> float | None:
         return None
 
 
-def _origin(url: str) -> tuple[str, str, int | None] | str:
+def _origin(url: str) -> str:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     port = "" if parts.port in (None, default) else f":{parts.port}"

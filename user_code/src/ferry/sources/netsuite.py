@@ -181,7 +181,7 @@ class NetSuiteSource:
             f"SELECT COUNT(*) AS c, {newest} AS newest FROM {self.query.table}{self._where(Span(low, high))}"  # noqa: S608
         )
         (told,) = self._ask(sql, limit=1, offset=0).json()["items"]
-        at = datetime.fromisoformat(told["newest"]).replace(tzinfo=self._zone) if "newest" in told else None
+        at = _moment(told.get("newest"), self._zone)
         settled = at is None or at.timestamp() < self.caller.now() - LATE
         return Glance(f"{told['c']} {told.get('newest')}", int(told["c"]), settled)
 
@@ -346,6 +346,18 @@ def _iso(sql: str, kind: str) -> str:
     if kind == "datetime":
         return f"TO_CHAR({sql}, 'YYYY-MM-DD HH24:MI:SS')"
     return sql
+
+
+def _moment(text: str | None, zone: ZoneInfo) -> datetime | None:
+    """A time as we asked for it; raises `PermanentError` if the account writes it otherwise."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=zone)
+    except ValueError:
+        raise PermanentError(
+            f"the account writes a time as {text[:40]!r}", why="it was asked for as YYYY-MM-DD HH24:MI:SS"
+        ) from None
 
 
 def _is_throttling(answer: Answer) -> bool:

@@ -165,7 +165,14 @@ class Pages(Protocol):
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and numbers as they were written, for hashes and for columns of type `json`."""
-    return simplejson.dumps(value, sort_keys=True, use_decimal=True, ensure_ascii=False, default=str)
+    text = simplejson.dumps(value, sort_keys=True, use_decimal=True, ensure_ascii=False, default=str)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and no other text can
+        return simplejson.dumps(value, sort_keys=True, use_decimal=True, default=str)
+    return text
 
 
 def named(key: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -239,8 +240,8 @@ class RestSource:
         if paging.by == "none" or (more is not None and not more):
             return None
         if paging.by == "link":
-            link = _parsed_link(answer).get("next", {}).get("url")
-            return self._url(answer, link) if link else None
+            link = next_link(answer.headers.get("link", ""))
+            return self._url(answer, link) if link else self._no_way(answer, more)
         told = dig(answer.json(), paging.next.split(".")) if paging.next else None
         told = None if told is False else told
         if paging.by == "next_url":
@@ -248,13 +249,11 @@ class RestSource:
                 raise PermanentError(
                     f"the next URL is {told!r}", where=answer.request, next="Check paging.next"
                 )
-            return self._url(answer, told) if told else None
+            return self._url(answer, told) if told else self._no_way(answer, more)
         if paging.by == "cursor":
-            if more and told in (None, ""):
-                raise TransientError("there is a next page but no cursor to it", where=answer.request)
-            return (
-                {"at": told if isinstance(told, int | str) else str(told)} if told not in (None, "") else None
-            )
+            if told in (None, ""):
+                return self._no_way(answer, more)
+            return {"at": told if isinstance(told, int | str) else str(told)}
         # These three end with an empty page, or when as many rows as there are have come: a short page alone
         # proves nothing.
         if not records or (total is not None and given >= total and not more):
@@ -265,9 +264,19 @@ class RestSource:
         begin = paging.first if paging.by == "number" else 0
         return {"at": cursor.get("at", begin) + step, "given": given}
 
+    def _no_way(self, answer: Answer, more: Any) -> None:
+        if more:
+            raise TransientError("there is a next page but no way to it", where=answer.request)
+
     def _last_key(self, answer: Answer, records: list[dict[str, Any]]) -> Any:
         keys = [dig(r, self.declared.paging.key.split(".")) for r in records]
-        if None in keys or any(a >= b for a, b in pairwise(keys)):
+        # Numbers that are written as text are in the order of numbers.
+        if all(isinstance(key, str) and key.isdecimal() for key in keys):
+            order: list[Any] = [int(key) for key in keys]
+        else:
+            order = keys
+        is_mixed = len({isinstance(key, str) for key in keys}) > 1
+        if None in keys or is_mixed or any(a >= b for a, b in pairwise(order)):
             raise PermanentError(
                 "the rows do not come in the order of their key",
                 where=answer.request,
@@ -310,6 +319,7 @@ def caller_of(declared: RestDeclaration, state_dir: Path) -> Caller:
         left = _number(answer.headers.get(rate.remaining_header or "-"))
         reset = _number(answer.headers.get(rate.reset_header or "-"))
         if bucket and left is not None and left < 1 and reset is not None:
+            reset = reset / 1000 if reset > 100_000_000_000 else reset  # some have milliseconds
             wait = reset - caller.now() if reset > 1_000_000_000 else reset
             bucket.pause(min(max(0.0, wait), 3600.0))
         return {}
@@ -376,8 +386,19 @@ def _record_steps(records: str) -> list[list[str]]:
     return steps[:-1] if len(steps) > 1 and not steps[-1] else steps
 
 
-def _parsed_link(answer: Answer) -> dict[str | None, dict[str, str]]:
-    return httpx.Response(200, headers={"link": answer.headers.get("link", "")}).links
+_PARAMETER = r';\s*([\w!#$&+\-.^`|~*]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?'
+_LINK = re.compile(rf"<([^>]*)>((?:\s*{_PARAMETER})*)")
+
+
+def next_link(header: str) -> str | None:
+    """The URL whose relations have `next` among them, as RFC 8288 writes a `Link` header; None if there is none."""
+    for url, parameters, *_ in _LINK.findall(header):
+        given = re.findall(_PARAMETER, parameters)
+        # Only the first `rel` of a link counts.
+        relations = next((quoted or bare for name, quoted, bare in given if name.lower() == "rel"), "")
+        if "next" in relations.lower().split():
+            return str(url).strip()
+    return None
 
 
 def _written(edge: Edge, form: str) -> Any:
@@ -398,7 +419,9 @@ def _written(edge: Edge, form: str) -> Any:
 
 def _instant(value: Any, form: str) -> datetime | None:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        return datetime.fromtimestamp(float(value) / (1000 if form == "epoch_ms" else 1), UTC)
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # beyond all years
+            return datetime.fromtimestamp(float(value) / (1000 if form == "epoch_ms" else 1), UTC)
+        return None
     if not isinstance(value, str):
         return None
     try:

@@ -184,9 +184,11 @@ class ShopifyBulkSource:
             k: int(told[k]) for k in ("objectCount", "rootObjectCount", "fileSize") if told.get(k) is not None
         }
         if not told.get("url"):
-            if stated.get("objectCount"):
+            if stated.get("objectCount") != 0:
                 raise WindowIncomplete(
-                    f"there are {stated['objectCount']} objects, but no file", where=operation
+                    f"Shopify says that there are {stated.get('objectCount', 'some')} objects, but gives no file",
+                    where=operation,
+                    next="The window is read again by a new operation",
                 )
             file.write_bytes(b"")
             return {"bytes": 0, "lines": 0, "rows": 0}
@@ -298,6 +300,8 @@ def _records(file: Path, offset: int, line: int) -> Iterator[tuple[int, int, dic
         stream.seek(offset)
         while text := stream.readline(_LINE_BYTES + 1):
             line, offset = line + 1, offset + len(text)
+            if not text.strip():
+                continue
             if len(text) > _LINE_BYTES:
                 raise PermanentError(f"line {line} is longer than {_LINE_BYTES:,} bytes", where=file.name)
             try:
