@@ -58,6 +58,8 @@ class S3:
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
+        # A process has one such store, whatever listens to it: begin without what an earlier test left.
+        httpx.post(f"{self.endpoint}/moto-api/reset").raise_for_status()
         self._client = self._speak("s3", "setup", "setup")
         self._client.create_bucket(Bucket="files")
         users = self._speak("iam", "setup", "setup")

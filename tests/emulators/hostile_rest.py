@@ -411,6 +411,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.api.reset()
             if wanted.pop("drain", False):
                 self.api.level, self.api.at = 0.0, time.monotonic()
+            gone = wanted.pop("remove", [])
+            self.api.items = [item for item in self.api.items if item["id"] not in gone]
             known = {f.name for f in fields(Faults)}
             for name, value in wanted.items():
                 if name not in known:

@@ -1,11 +1,13 @@
 """Files in a folder, on an S3-like store and over SFTP, through the whole pipeline: their names are the partitions."""
 
 import gzip
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 
@@ -13,6 +15,7 @@ from ferry.declaration import read_migration
 from ferry.extract import open_source
 from ferry.known_keys import discover
 from ferry.partition import OTHERS
+from ferry.settle import settle
 from ferry.stage import Stage
 from file_stores import S3, Folder, SftpServer
 from small import Small
@@ -67,19 +70,20 @@ def staged(small: Small, partition: str) -> str:
 def test_what_stands_in_the_names_is_the_partitions(small: Small, store: Folder | S3) -> None:
     """A folder a month is a partition a month: a new one is found, a changed one read again, and nothing else is.
 
-    A month whose files are gone fails by its name, and its rows stay.
+    A row that is in no file any more is removed; a month whose files are gone fails by its name, and its rows stay.
     """
-    from_store(small, store, "{month}/items-*.csv*", partition={"by": "month", "values": "discovered"})
+    cut = {"by": "month", "values": "discovered"}
+    from_store(small, store, "{month}/items-*.csv*", partition=cut, on_vanished="delete")
     store.put("2024-01/items-1.csv.gz", gzip.compress(csv(1, 2)))
     store.put("2024-01/items-2.csv.zst", pa.compress(csv(3), "zstd", asbytes=True))
-    store.put("2024-02/items-1.csv", csv(4))
+    store.put("2024-02/items-1.csv", csv(4, 7))
     store.put("2024-02/other.txt", b"nothing of ours")
     before = seen(small)
     assert list(before) == [OTHERS, "2024-01", "2024-02"]
     went = small.migrating.load("items")
     assert not went.failed
     assert small.rows("select partition, rows::int from ferry.partitions order by 1") == [
-        (OTHERS, 0), ("2024-01", 3), ("2024-02", 1),
+        (OTHERS, 0), ("2024-01", 3), ("2024-02", 2),
     ]  # fmt: skip
     kept = {month: staged(small, month) for month in ("2024-01", "2024-02")}
 
@@ -93,14 +97,40 @@ def test_what_stands_in_the_names_is_the_partitions(small: Small, store: Folder 
     assert staged(small, "2024-01") == kept["2024-01"]
     assert staged(small, "2024-02") != kept["2024-02"]
     assert small.rows("select id, name from items order by id") == [
-        (1, "item 1"), (2, "item 2"), (3, "item 3"), (4, "changed 4"), (5, "item 5"),
+        (1, "item 1"), (2, "item 2"), (3, "item 3"), (4, "changed 4"), (5, "item 5"), (7, "item 7"),
     ]  # fmt: skip
+
+    (settled,) = settle(small.migrating.plans(), small.migrating.settings)
+    assert (settled.removed, settled.vanished) == (1, 0)
+    assert small.rows("select id from items order by id") == [(1,), (2,), (3,), (4,), (5,)]
 
     store.remove("2024-03/items-1.csv")
     went = small.migrating.load("items")
     assert list(went.failed) == ["2024-03"]
     assert "no file matches" in went.failed["2024-03"]
+    (settled,) = settle(small.migrating.plans(), small.migrating.settings)
+    assert settled.removed == 0
     assert small.rows("select count(*) from items") == [(5,)]
+
+
+def test_a_bucket_is_listed_once_for_all_partitions(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the store counts it: one request for the names, however many partitions are cut from them."""
+    monkeypatch.setenv("MOTO_RECORDER_FILEPATH", str(tmp_path / "asked"))
+    months = ["2024-01", "2024-02", "2024-03"]
+    with S3() as store:
+        from_store(small, store, "items-{month}-*.csv", partition={"by": "month", "values": months})
+        for number, month in enumerate(months):
+            store.put(f"items-{month}-a.csv", csv(2 * number))
+            store.put(f"items-{month}-b.csv", csv(2 * number + 1))
+        recorder = f"{store.endpoint}/moto-api/recorder"
+        httpx.post(f"{recorder}/start-recording").raise_for_status()
+        went = small.migrating.load("items")
+        httpx.post(f"{recorder}/stop-recording").raise_for_status()
+        asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    assert went.outcomes.inserted == 6
+    assert len([one for one in asked if "list-type=2" in one["url"]]) == 1
 
 
 def test_each_file_is_a_partition(small: Small, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ferry.cutover import Terms, cut_over
 from ferry.errors import DeclarationError, PermanentError
 from ferry.extract import open_source
 from ferry.pipeline import PartitionFailed, Staged, carry
+from ferry.settle import settle
 from ferry.stage import Stage
 from small import Small
 
@@ -49,8 +50,8 @@ ROW = (
     " created_at: datetime.datetime; updated_at: datetime.datetime"
 )
 TABLE = (
-    "create table items (new_id bigint generated always as identity primary key, id bigint unique, name text,"
-    " email text, amount numeric(12, 2), active boolean, created_at timestamptz, updated_at timestamptz)"
+    "create table if not exists items (new_id bigint generated always as identity primary key, id bigint unique,"
+    " name text, email text, amount numeric(12, 2), active boolean, created_at timestamptz, updated_at timestamptz)"
 )
 
 
@@ -472,6 +473,29 @@ def test_a_packed_file_that_ends_early_fails_its_window(small: Small, tmp_path: 
     failed = small.migrating.load("items").failed["all"]
     assert "items-1.csv.gz" in failed
     assert small.rows("select count(*) from items") == [(0,)]
+
+
+def test_what_an_api_no_longer_has_anywhere_is_removed(small: Small, api: Emulator) -> None:
+    """With `on_vanished: delete`, once every window is as it was read: not while one may have what another lost.
+
+    Without a look that shows changes the plan refuses it.
+    """
+    partition = {"by": "created_at", "every": "day", "start": "2023-01-02", "end": "2023-01-05"}
+    from_api(small, api, partition=partition, on_vanished="delete")
+    with pytest.raises(DeclarationError, match="nowhere in the source"):
+        small.migrating.plans()
+    from_api(small, api, UNCHANGED["count and newest"], partition=partition, on_vanished="delete")
+    plans = small.migrating.plans()
+    assert small.migrating.load("items", plans=plans).outcomes.inserted == ITEMS
+    gone = [make_items(ITEMS)[at]["id"] for at in (7, 500)]
+    api.control(remove=gone)
+    ends = []
+    for partitions in (plans["items"].scheme.keys[:1], ()):
+        assert not small.migrating.load("items", partitions, plans=plans).failed
+        (settled,) = settle(plans, small.migrating.settings)
+        ends.append((settled.removed, settled.vanished))
+    assert ends == [(0, 1), (2, 0)]
+    assert [row[0] for row in loaded(small)] == [i["id"] for i in make_items(ITEMS) if i["id"] not in gone]
 
 
 def test_a_cursor_that_expired_meanwhile_is_given_up(small: Small, api: Emulator) -> None:

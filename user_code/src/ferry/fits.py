@@ -141,6 +141,13 @@ def check_possible(plan: "EntityPlan") -> None:
                 why="`id_map: none` keeps no such list",
                 next="Remove `id_map: none`",
             )
+    if declaration.on_vanished == "delete" and not getattr(declaration.source, "shows_changes", True):
+        raise DeclarationError(
+            "`on_vanished: delete` has to know that a row is nowhere in the source",
+            where=f"{path}: on_vanished",
+            why="this source does not show whether its windows are still as they were read",
+            next="Leave it at `report`; for a REST API declare `unchanged` and a count, for NetSuite `modified`",
+        )
     if plan.ahead and declaration.match:
         raise DeclarationError(
             "`match` does not go with keys that are allocated ahead",

@@ -46,6 +46,11 @@ class FromShopify(Paged):
     fields: dict[str, FieldSpec | str] | None = None
 
     @property
+    def shows_changes(self) -> bool:
+        """Whether a look shows that a window is as it was read, every row that it has counted."""
+        return self.via != "rest" and self.shopify != "variants" and not self.shopify.endswith("_metafields")
+
+    @property
     def kind(self) -> str:
         """The word that tells this kind of source from the others."""
         return "shopify"
@@ -66,6 +71,11 @@ class FromNetSuite(Paged):
     netsuite: SuiteQuery
 
     @property
+    def shows_changes(self) -> bool:
+        """As for a shop: by the count, and by the column that says when a row changed."""
+        return bool(self.netsuite.modified)
+
+    @property
     def kind(self) -> str:
         """The word that tells this kind of source from the others."""
         return "netsuite"
@@ -84,6 +94,11 @@ class FromRest(Paged):
     """
 
     rest: RestResource
+
+    @property
+    def shows_changes(self) -> bool:
+        """As for a shop, if it was declared how."""
+        return bool(self.rest.unchanged and (self.rest.count or self.rest.paging.total))
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, cast
@@ -52,6 +52,7 @@ _FORMATS = {
 }  # fmt: skip
 # Seconds: a server over SFTP knows a file's time to the second, and not always by our clock.
 _COARSEST_CLOCK = 3
+_KNOWN = ("name", "size", "ETag", "etag", "LastModified", "mtime", "modified")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,26 @@ class FoundFile:
     is_settled: bool = True
 
 
+class Listing:
+    """What lies below one folder, listed once for all sources that share it, until one finds that it changed."""
+
+    def __init__(self) -> None:
+        self._listed: list[tuple[str, dict[str, Any]]] | None = None
+
+    def files(self, find: Callable[[], Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+        """Each path with what is known of it; `find` lists them when nobody has."""
+        if self._listed is None:
+            # There may be hundreds of thousands: no more of each is held than is asked for.
+            self._listed = [
+                (path, {k: info[k] for k in _KNOWN if k in info}) for path, info in find().items()
+            ]
+        return self._listed
+
+    def forget(self) -> None:
+        """List anew when somebody asks."""
+        self._listed = None
+
+
 class FileSource:
     """Files that a URL matches, in the order of their names.
 
@@ -84,6 +105,7 @@ class FileSource:
     Args:
         declaration: where the files lie and what they are; or its keys by name.
         others: place → values: without the files that have one of these there. There may be none then.
+        listing: shared by sources of the same folder; without, it is listed whenever `files` is asked.
     """
 
     def __init__(
@@ -91,6 +113,7 @@ class FileSource:
         declaration: FileDeclaration | None = None,
         *,
         others: Mapping[str, frozenset[str]] | None = None,
+        listing: Listing | None = None,
         block_bytes: int = BLOCK_BYTES,
         **given: Any,
     ) -> None:
@@ -100,6 +123,7 @@ class FileSource:
         self._block_bytes = block_bytes
         options = self.declared.options | {k: v.get_secret_value() for k, v in self.declared.secrets.items()}
         base, self._pattern = _split(self.declared.url)
+        self._listing = listing
         try:
             self._base = UPath(base, **cast(Any, options))
             self._fs = self._base.fs
@@ -134,17 +158,17 @@ class FileSource:
         """The files there are now, by name."""
         path = self._base.path.rstrip("/") or self._base.path
         try:
-            self._fs.invalidate_cache()
             if not self._pattern:
+                self._fs.invalidate_cache()
                 return [_found(self._base.name, self._fs.info(path), {})]
-            listed = cast(dict[str, Any], self._fs.find(path, detail=True))
+            listed = (self._listing or Listing()).files(lambda: self._find(path))
         except FileNotFoundError:
             return []
         except Exception as error:  # each file system has errors of its own
             raise store_fault(error, self.declared.url) from None
-        found = []
-        for whole, info in listed.items():
-            name = whole.removeprefix(path).lstrip("/")
+        found, folder = [], f"{path.rstrip('/')}/"
+        for whole, info in listed:
+            name = whole.removeprefix(folder)
             if match := self._pattern.fullmatch(name):
                 found.append(_found(name, info, match.groupdict()))
         for place, known in self._others.items():
@@ -181,8 +205,17 @@ class FileSource:
         shape = Shape(columns_of(self.declared.fields), self.declared.ignore, unfit=self.declared.unfit)
         shape.restore(state["shape"])
         tally = Tally.from_dict(state["tally"])
-        files = [f for f in self.files() if _is_inside(f, window)]
-        self._refuse_changed(files, state)
+        try:
+            yield from self._read([f for f in self.files() if _is_inside(f, window)], state, shape, tally)
+        except FerryError:
+            if self._listing:
+                self._listing.forget()
+            raise
+
+    def _read(
+        self, files: list[FoundFile], state: dict[str, Any], shape: Shape, tally: Tally
+    ) -> Iterator[Page]:
+        self._refuse_changed({f.name: [f.size, f.version] for f in files}, state)
         for file in files:
             if file.name in state["done"]:
                 continue
@@ -199,12 +232,29 @@ class FileSource:
                     state["done"][file.name] = [file.size, file.version]
                 state |= {"tally": tally.as_dict(), "shape": shape.as_dict()}
                 yield Page(batch, frozen(state), 1)
-        self._refuse_changed(self.files(), state)
+        self._refuse_changed(self._as_now(files), state)
         stated = tally.arrived if state["counted"] else None
         self.completeness = Completeness(stated, tally.arrived, tally.hash)
 
-    def _refuse_changed(self, files: list[FoundFile], state: dict[str, Any]) -> None:
-        there = {f.name: [f.size, f.version] for f in files}
+    def _find(self, folder: str) -> dict[str, Any]:
+        self._fs.invalidate_cache()
+        return cast(dict[str, Any], self._fs.find(folder, detail=True))
+
+    def _as_now(self, files: list[FoundFile]) -> dict[str, list[Any]]:
+        """Size and version of those files that are still there, asked one by one."""
+        there = {}
+        self._fs.invalidate_cache()
+        for file in files:
+            try:
+                now = _found(file.name, self._fs.info(file.path), {})
+            except FileNotFoundError:
+                continue
+            except Exception as error:  # each file system has errors of its own
+                raise store_fault(error, file.name) from None
+            there[file.name] = [now.size, now.version]
+        return there
+
+    def _refuse_changed(self, there: dict[str, list[Any]], state: dict[str, Any]) -> None:
         begun = dict(state["done"])
         if state["file"]:
             begun[state["file"][0]] = state["file"][1:]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ferry.catalogue import Column, Table, arrow_field
+from ferry.catalogue import Column, Table, arrow_field, key_text
 from ferry.declaration import Migration, fingerprint
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
 from ferry.extract import Arrived as Told
@@ -22,7 +22,7 @@ from ferry.settings import PREFIX, Settings
 from ferry.sources.arrived import Arrived
 from ferry.sources.calls import Refused
 from ferry.sources.facts import Facts
-from ferry.sources.page import OtherCheckpoint, Pages, PagesInDoubt, Window, WindowIncomplete
+from ferry.sources.page import Glance, OtherCheckpoint, Pages, PagesInDoubt, Window, WindowIncomplete
 from ferry.sources.repeated import repeated_keys
 from ferry.sources.shape import UNFIT, Field
 from ferry.stage import Manifest, Stage
@@ -126,6 +126,30 @@ class PagedSource(Source):
             found[partition] = (glance.rows, fingerprint(glance.text))
         return found
 
+    def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
+        """Asked of the stages, if they are what the source has now, each of them proved whole; otherwise all of them.
+
+        An API or a file cannot be asked by key; but what is in no window of it is nowhere.
+        """
+        asked, declaration = {tuple(key) for key in keys}, self.migration[name].declaration
+        columns, scheme = list(declaration.source.key), scheme_of(self.migration, name)
+        if any(column in declaration.parse for column in columns):
+            return asked
+        found = set[tuple[str, ...]]()
+        for partition in scheme.keys:
+            window = PagedExtraction(self, name, partition, scheme, lambda _: None)
+            try:
+                manifest = window.staged_now()
+            except PermanentError:  # a partition's files are gone as a whole, say: nothing is sure then
+                return asked
+            if manifest is None:
+                return asked
+            for part in manifest.parts:
+                table = window.stage.read(manifest, part).select(columns)
+                texts = [[key_text(value) for value in column.to_pylist()] for column in table.itercolumns()]
+                found |= asked.intersection(zip(*texts, strict=True))
+        return found
+
     def close(self) -> None:
         """Let go of the clients' connections."""
         for client in self._clients.values():
@@ -141,10 +165,17 @@ class PagedExtraction(Extraction):
         self._source, self._name, self._partition, self._told = source, name, partition, told
         self._declaration = source.migration[name].declaration
         self._where = f"{name}, {partition}"
-        self._stage = Stage(source.settings.stage_root, name, partition)
+        self.stage = Stage(source.settings.stage_root, name, partition)
         self._kept: Manifest | None = None
         self.may_repeat_keys = True
         self._window = source.window(name, scheme, partition)
+        self._of = fingerprint(
+            [
+                self._declaration.source.model_dump(mode="json"),
+                self._window.as_dict() if self._window else None,
+                {part: source.parts.get(part) for part in ("url", "account", "version")},
+            ]
+        )
         self.schema = pa.schema([arrow_field(column) for column in source.describe(name).columns.values()])
 
     def __enter__(self) -> "PagedExtraction":
@@ -155,18 +186,11 @@ class PagedExtraction(Extraction):
             FerryError: the reading ended early; the next one goes on where it ended.
         """
         settings = self._source.settings
-        self._of = fingerprint(
-            [
-                self._declaration.source.model_dump(mode="json"),
-                self._window.as_dict() if self._window else None,
-                {part: self._source.parts.get(part) for part in ("url", "account", "version")},
-            ]
-        )
         self._lock = _locked(
             settings.state_root / "reads" / f"{fingerprint([self._name, self._partition])}.lock"
         )
         try:
-            self._arrived = Arrived(self._stage.arrived, self._of)
+            self._arrived = Arrived(self.stage.arrived, self._of)
             self.taken_at = self._arrived.state.begun
             if self._arrived.state.whole is None:
                 self._bring()
@@ -208,23 +232,35 @@ class PagedExtraction(Extraction):
 
     def _is_as_before(self, client: Pages) -> bool:
         """Whether what is staged is what the source has, as far as it says."""
-        staged = self._stage.manifest()
+        staged, glance = self._compared(client)
+        if staged is None or self._source.settings.reread:
+            self._arrived.begin(glance)
+            return False
+        # Which keys are repeated was found when it was staged.
+        self._kept, self.may_repeat_keys = staged, False
+        return True
+
+    def _compared(self, client: Pages) -> tuple[Manifest | None, Glance | None]:
+        """What is staged, None if it is not what the source has now; and what the source says."""
+        staged = self.stage.manifest()
         before = staged.said.get("glance") if staged and staged.fingerprint else None
         glance = client.glance(self._window, before)
-        is_kept = (
+        is_same = (
             staged is not None
             and glance is not None
             and glance.text == before
             and staged.fingerprint == self._fingerprint(before)
-            and self._stage.holds(staged, self.schema)
-            and not self._source.settings.reread
+            and self.stage.holds(staged, self.schema)
         )
-        if is_kept:
-            # Which keys are repeated was found when it was staged.
-            self._kept, self.may_repeat_keys = staged, False
-        else:
-            self._arrived.begin(glance)
-        return is_kept
+        return staged if is_same else None, glance
+
+    def staged_now(self) -> Manifest | None:
+        """What is staged, if it is sure to be all that the source has now."""
+        staged, _ = self._compared(self._source.checked_client(self._name, self._partition))
+        is_whole = staged is not None and (
+            self._source.kind == "files" or staged.said["stated"] == staged.said["arrived"]
+        )
+        return staged if is_whole else None
 
     def _fingerprint(self, glance: str | None) -> str | None:
         return fingerprint([self._of, glance]) if glance is not None else None

@@ -5,13 +5,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ferry.declaration import fingerprint
+from ferry.declaration import Migration, fingerprint
 from ferry.errors import DeclarationError
 from ferry.partition import BESIDE, WHOLE, Scheme, scheme_of
+from ferry.settings import Settings
 from ferry.sources.declaration import FromFiles
 from ferry.sources.declared import checked, columns_of
 from ferry.sources.file_declaration import FileDeclaration, FileKind, FileStore
-from ferry.sources.files import FileSource, folder_of, literally
+from ferry.sources.files import FileSource, Listing, folder_of, literally
 from ferry.sources.page import Pages, Window
 from ferry.sources.paged import PagedSource
 from ferry.sources.shape import Field
@@ -25,6 +26,11 @@ class Files(PagedSource):
     """Files of one kind in a folder, a bucket or on a server."""
 
     kind: ClassVar[str] = "files"
+
+    def __init__(self, migration: Migration, connection: str, settings: Settings) -> None:
+        """Nothing is listed yet."""
+        super().__init__(migration, connection, settings)
+        self._listed, self._listing = "", Listing()
 
     def client(self, name: str, work_dir: Path, partition: str) -> Pages:  # noqa: ARG002
         """The files of one partition."""
@@ -114,9 +120,11 @@ class Files(PagedSource):
         self, source: FromFiles, pattern: str, others: dict[str, frozenset[str]] | None = None
     ) -> FileSource:
         store = checked(FileStore, self.parts, self.variable)
+        if (folder := folder_of(self._url(pattern))) != self._listed:
+            self._listed, self._listing = folder, Listing()
         given: dict[str, Any] = {key: getattr(source, key) for key in FileKind.model_fields}
         given |= {"url": self._url(pattern), "options": store.options, "secrets": store.secrets}
-        return FileSource(FileDeclaration(**given), others=others)
+        return FileSource(FileDeclaration(**given), others=others, listing=self._listing)
 
 
 def _places(pattern: str) -> list[str]:
