@@ -179,6 +179,25 @@ def test_what_needs_a_map_is_refused_without_one(small: Small, key: str, value: 
         small.migrating.plans()
 
 
+def test_a_key_that_is_repeated_elsewhere_or_no_longer_is_noticed_where_nothing_changed(small: Small) -> None:
+    """Of two rows with one key in two partitions, the one whose partition is as it was is rejected, and comes back."""
+    declare(small)
+    small.migrating.load_all()
+    small.source("insert into things values (3, 'b', 'again', '2020-01-01')")
+    small.migrating.load_all()
+    repeated = small.rows(
+        "select partition, key from ferry.rejected_rows where reason = 'duplicate_key' order by 1"
+    )
+    assert repeated == [("a", ["3"]), ("b", ["3"])]
+    small.source("delete from things where name = 'again'", "insert into things values (3, 'c', 'x', null)")
+    small.migrating.load("things", ("b",))
+    assert small.outcomes("things")["rejected"] == 1
+    small.source("delete from things where name = 'x'")
+    went = small.migrating.load_all()["things"]
+    assert (went.outcomes.unchanged, went.outcomes.rejected, went.different) == (6, 0, 0)
+    assert small.rejected("things") == {}
+
+
 @pytest.mark.parametrize("partition", [KINDS, None])
 def test_the_latest_of_several_rows_with_one_key_is_kept(small: Small, partition: object) -> None:
     """Across partitions or within one; where two are the latest, none is; the others say `duplicate_key`."""

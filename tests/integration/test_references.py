@@ -231,6 +231,20 @@ def test_a_reference_set_to_null_is_filled_in_when_its_parent_comes_after_all(sm
     assert small.migrating.load("children").different == 0
 
 
+def test_a_run_counts_the_children_that_come_because_their_parent_was_mended(small: Small) -> None:
+    """Their own rows are as they were, so nothing of them is loaded again: settling brings back what was rejected."""
+    parents_and_children(small, "reject")
+    small.migrating.load_all()
+    assert small.rejected("children") == {"2": "parent_rejected", "3": "missing_parent"}
+    small.source("update parents set name = 'two' where id = 2")
+    said = CliRunner().invoke(app, ["run", "--json"], env=small.migrating.environment)
+    assert said.exit_code == 0, said.exception
+    told = json.loads(said.stdout)["entities"]["children"]
+    ends = {"extracted": 4, "inserted": 1, "updated": 0, "unchanged": 2, "rejected": 1, "waiting": 0}
+    assert {end: told[end] for end in ends} == ends
+    assert small.rows(LINKS) == [("a", "one"), ("b", "two"), ("d", None)]
+
+
 def test_references_filled_in_later_do_not_mix_however_long_their_names(small: Small) -> None:
     """Two columns that PostgreSQL would cut to one name, and two entities that read alike once joined with theirs.
 

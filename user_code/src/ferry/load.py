@@ -172,7 +172,8 @@ class Loader:
             The outcomes, and whether the chunk was skipped.
         """
         known = before.get(part.number)
-        if again := self.loaded_before(part, before):
+        again = self.loaded_before(part, before)
+        if again and self._repeated_as_before(partition, part, verdict, again):
             return again, True
         where = f"{self.plan.name}, {partition}, chunk {part.number}"
 
@@ -223,6 +224,22 @@ class Loader:
         if known and (known["content_hash"], known["plan_hash"]) == (part.content_hash, self.plan.plan_hash):
             return known["outcomes"].as_seen_again()
         return None
+
+    def _repeated_as_before(self, partition: str, part: Part, verdict: PartVerdict, known: Outcomes) -> bool:
+        """Whether the rows of a part that repeat a key are those that did so when it was loaded.
+
+        The others of that key may lie in other parts, so the content of this one does not tell.
+        """
+        errors = verdict.errors
+        numbers = errors.filter(pc.equal(errors.column("reason"), "duplicate_key")).column("row").to_pylist()
+        if not numbers and not known.rejected:
+            return True
+        kept = self.connection.execute(
+            "select row_no from ferry.rejected_rows where entity = %s and partition = %s and chunk = %s"
+            " and reason = 'duplicate_key'",
+            (self.plan.name, partition, part.number),
+        ).fetchall()
+        return {number for (number,) in kept} == set(numbers)
 
     def _trusts(self, known: dict[str, Any], seen: Seen) -> bool:
         """Whether what the ledger says of a chunk holds for the rows that are as they were.

@@ -173,7 +173,7 @@ def _chosen(plans: MigrationPlan, name: str, partition: str | None) -> tuple[str
 def _ends(
     plans: MigrationPlan, settings: Settings, report: Report, chosen: dict[str, tuple[str, ...]]
 ) -> None:
-    """After settling, rows that waited have met their end: move them in the run's own counts as well."""
+    """After settling, rows that waited, or were rejected with their parent, have met their end: count them there."""
     for name, one in report.entities.items():
         target = plans[name].declaration.target.connection
         with connect(settings.url(target), target, autocommit=True) as connection:
@@ -182,10 +182,8 @@ def _ends(
         mine = one.outcomes
         if mine.extracted != now.extracted:
             continue
-        settled = mine.waiting - now.waiting
-        mine.rejected, mine.waiting = mine.rejected + now.rejected - mine.rejected, now.waiting
+        mine.rejected, mine.waiting = now.rejected, now.waiting
         moved = mine.extracted - sum(list(mine.as_dict().values())[1:])
-        assert moved <= settled
         if moved < 0:  # what an API refused afterwards was counted as loaded
             mine.rejected += moved
             mine.reject(-moved)
