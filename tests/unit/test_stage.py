@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ferry.errors import FerryError, PermanentError, PromiseBroken
 from ferry.sources.facts import Facts
-from ferry.stage import Manifest, Stage, _cut
+from ferry.stage import Manifest, Stage, cut
 
 SCHEMA = pa.schema([("id", pa.int64()), ("price", pa.decimal128(12, 2)), ("text", pa.string())])
 
@@ -191,7 +191,7 @@ def test_parts_do_not_depend_on_the_drivers_batches(sizes: list[int], rows: int,
     for count in sizes:
         batches.append(batch(total, count))
         total += count
-    tables = list(_cut(batches, SCHEMA, rows, size))
+    tables = list(cut(batches, SCHEMA, rows, size))
     assert [n for table in tables for n in table.column("id").to_pylist()] == list(range(total))
     assert all(0 < table.num_rows <= rows for table in tables)
     if size == 10**6:

@@ -17,14 +17,16 @@ line is in `OTHERS`. What a database has to do:
 
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from typing import ClassVar, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
 from ferry.catalogue import Table
 from ferry.declaration import Migration, nearest
-from ferry.errors import DeclarationError
+from ferry.errors import DeclarationError, PermanentError
 from ferry.partition import Scheme
 from ferry.settings import PREFIX, Settings
 from ferry.sources.facts import Facts
@@ -46,8 +48,20 @@ OTHERS = {
 }
 """Which class reads what is no database, by the word in the declaration's `source`."""
 
+_Item = TypeVar("_Item")
 Arrived = Callable[[int], None]
 """Hears how many rows have come, from a source that brings them page by page; it may raise to stop the reading."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The rows of a partition whose keys are greater than one and not greater than another; None: to the end."""
+
+    after: tuple[Any, ...] | None = None
+    upto: tuple[Any, ...] | None = None
+
+
+WHOLE = Span()
 
 
 class Extraction(Protocol):
@@ -59,13 +73,30 @@ class Extraction(Protocol):
     """The source's clock at that moment, as text."""
     may_repeat_keys: bool
     """Whether a key can be there twice; False when the source itself makes sure of it."""
+    hashed: bool = False
+    """Whether rows come with `ROW_HASH`; then spans of them, their hashes alone, and single rows can be had."""
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in batches of some MiB, with the types of `schema`, in an order that is the same each time."""
+    def batches(self, span: Span = WHOLE) -> Iterator[pa.RecordBatch]:
+        """The rows in batches of some MiB, with the types of `schema`, in an order that is the same each time.
+
+        Where they are `hashed`, `ROW_HASH` is one column more, and a span can be asked for.
+        """
         ...
 
-    def facts(self) -> Facts:
-        """Count and sums of the same rows, as the source says; called from another thread, beside `batches`."""
+    def hashes(self, span: Span) -> Iterator[pa.RecordBatch]:
+        """Key and `ROW_HASH` of the rows of a span, in the order of `batches`; only where they are `hashed`."""
+        raise PermanentError("the rows of this source come without hashes")
+
+    def picked(self, keys: pa.Table) -> pa.Table:
+        """The rows that have these keys, as `batches` has them; only where they are `hashed`."""
+        raise PermanentError("the rows of this source come without hashes")
+
+    def facts(self, *, fingerprint: bool = True) -> Facts:
+        """Count and sums of the same rows, as the source says; called from another thread, beside `batches`.
+
+        Args:
+            fingerprint: False where the sum of the hashes that come with the rows will do, and need not be computed.
+        """
         ...
 
     def duplicates(self) -> pa.Table | None:
@@ -123,6 +154,15 @@ class Source(Protocol):
     def close(self) -> None:
         """Let go of every connection, whatever state it is in."""
         ...
+
+
+def one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items; while one is worked on, a thread brings the next one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def open_source(migration: Migration, name: str, settings: Settings) -> Source:

@@ -291,7 +291,7 @@ class Loader:
     def finish(self, manifest: Manifest, partition: str) -> None:
         """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
         self.link()
-        if self._loaded_other_content(manifest, partition):
+        if self._may_have_lost(manifest, partition):
             vanished.note(self, manifest, partition)
         with self.connection.transaction():
             self.take_turn()
@@ -308,13 +308,19 @@ class Loader:
                 run_id=self.run_id,
             )
 
-    def _loaded_other_content(self, manifest: Manifest, partition: str) -> bool:
-        """Whether this partition was loaded, wholly or in part, with another content than it has now."""
+    def _may_have_lost(self, manifest: Manifest, partition: str) -> bool:
+        """Whether this partition was loaded, wholly or in part, with rows that may not be in its stage now.
+
+        Also whether any that had vanished may be back.
+        """
         row = self.connection.execute(
-            "select content_hash from ferry.partitions where entity = %s and partition = %s",
+            "select content_hash, exists (select from ferry.vanished_rows v where v.entity = p.entity)"
+            " from ferry.partitions p where entity = %s and partition = %s",
             (self.plan.name, partition),
         ).fetchone()
-        return row[0] != manifest.content_hash if row else partition in self._begun
+        if row is None:
+            return partition in self._begun
+        return row[0] != manifest.content_hash and (row[0] != manifest.since or row[1])
 
     def link(self) -> int:
         """Fill in every deferred reference whose parent has a key by now; returns how many."""

@@ -1,5 +1,6 @@
 """The reading half of the pipeline: a thread that extracts, stages and judges, and hands parts over to be loaded."""
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from ferry.delta import renewed, tells_changes
 from ferry.drift import check_source, check_stage, difference
-from ferry.errors import FerryError, PermanentError, TransientError
-from ferry.extract import Source, open_source
+from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
+from ferry.extract import Extraction, Source, one_ahead, open_source
 from ferry.handover import (
     LOADED,
     RAW,
@@ -123,27 +125,34 @@ def _extract(
     with source.extraction(plan.name, work.partition, plan.scheme, arrived) as reading:
         check_source(plan, reading.schema, work.partition)
         before = _before(plan, work, settings)
-        facts = _Later(reading.facts)
         duplicates, earlier = None, work.stage.manifest()
+        comparable = earlier is not None and bool(earlier.fingerprint)
+        facts = _Later(functools.partial(reading.facts, fingerprint=comparable))
         # Where a key may come again, a row of another partition can make one of this a duplicate.
-        if earlier is not None and earlier.fingerprint and not reading.may_repeat_keys:
+        if earlier is not None and comparable and not reading.may_repeat_keys:
             kept = work.stage.renew(facts.wait(), reading.schema, reading.taken_at)
             if kept is not None:
                 return _keep(plan, work, kept, judge, wanted, send)
         if reading.may_repeat_keys:
             facts.wait()
             duplicates = reading.duplicates()
-        for part, table in work.stage.write(
-            reading.batches(),
-            reading.schema,
-            chunk_rows=settings.chunk_rows,
-            chunk_bytes=settings.chunk_bytes,
-        ):
-            seen = None
-            if LOADED in wanted and earlier is not None:
-                seen = _seen(plan, work, earlier, part, table)
-            _hand_over(plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen)
-        manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
+        if earlier is not None and comparable and tells_changes(earlier, reading, work.stage, plan.scheme):
+            manifest = _changed(plan, work, settings, reading, earlier, facts, judge, wanted, send)
+        else:
+            for part, table in work.stage.write(
+                reading.batches(),
+                reading.schema,
+                chunk_rows=settings.chunk_rows,
+                chunk_bytes=settings.chunk_bytes,
+                hashed=reading.hashed,
+            ):
+                seen = None
+                if LOADED in wanted and earlier is not None:
+                    seen = _seen(plan, work, earlier, part, table)
+                _hand_over(
+                    plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen
+                )
+            manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
     if LOADED not in wanted:
         work.stage.forget_arrived()
     seconds = time.monotonic() - work.began
@@ -153,6 +162,45 @@ def _extract(
         send(Judged(work.partition, manifest, work.tally, seconds))
     send(End(work.partition, manifest))
     return None
+
+
+def _changed(
+    plan: EntityPlan,
+    work: _Work,
+    settings: Settings,
+    reading: Extraction,
+    earlier: Manifest,
+    facts: "_Later",
+    judge: Judge,
+    wanted: set[str],
+    send: Callable[[Any], None],
+) -> Manifest:
+    """Stage a partition by what changed since it was staged; parts and rows that did not go on from there."""
+    stage, lost = work.stage, False
+    stage.begin(reading.schema, hashed=True)
+    try:
+        for one in one_ahead(
+            renewed(
+                stage,
+                earlier,
+                reading,
+                plan.source_key,
+                chunk_rows=settings.chunk_rows,
+                chunk_bytes=settings.chunk_bytes,
+            )
+        ):
+            lost = lost or one.lost
+            if not one.rows.num_rows:
+                continue
+            part, table = stage.add(one.rows)
+            seen = None
+            if one.earlier and not one.lost and one.earlier.number == part.number:
+                seen = Seen(one.earlier.content_hash, one.same)
+            _hand_over(plan, work, stage.stage_id, part, table, None, judge, wanted, send, seen)
+        return stage.seal(facts.wait(), None, reading.taken_at, since="" if lost else earlier.content_hash)
+    except PromiseBroken:
+        stage.doubt(earlier)
+        raise
 
 
 def _seen(plan: EntityPlan, work: _Work, earlier: Manifest, part: Part, table: pa.Table) -> Seen | None:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ferry.errors import PermanentError, PromiseBroken
-from ferry.sources.facts import Facts, canonical_number, exact_sum, summable
+from ferry.sources.facts import ROW_HASH, Facts, canonical_number, exact_sum, summable
 
 MANIFEST = "manifest.json"
 DUPLICATES = "duplicates.parquet"
@@ -48,7 +48,9 @@ class Part:
 class Manifest:
     """What a stage holds; `content_hash` covers every part and the list of repeated keys.
 
-    `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing.
+    `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing; `hashed`
+    whether each row lies there with its hash. `since` is the content hash of the stage that this one was made from
+    without losing a row of it.
     """
 
     entity: str
@@ -64,6 +66,8 @@ class Manifest:
     duplicate_keys: int = 0
     said: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    hashed: bool = False
+    since: str = ""
 
 
 class Stage:
@@ -90,22 +94,51 @@ class Stage:
         *,
         chunk_rows: int,
         chunk_bytes: int,
+        hashed: bool = False,
     ) -> Iterator[tuple[Part, pa.Table]]:
         """Write parts as rows arrive; each is given out, with its rows in memory, as soon as it is whole.
 
         Call `seal` afterwards; without it the stage never becomes current.
         """
+        self.begin(schema, hashed=hashed)
+        whole = schema.append(ROW_HASH) if hashed else schema
+        for table in cut(batches, whole, chunk_rows, chunk_bytes):
+            yield self.add(table)
+
+    def begin(self, schema: pa.Schema, *, hashed: bool = False) -> None:
+        """Begin to write a stage, one part after the other; `hashed` if the rows come with `ROW_HASH`."""
         self._stage_id = uuid.uuid4().hex
         self._parts: list[Part] = []
         self._totals: dict[str, Decimal | int | None] = {f.name: None for f in schema if summable(f.type)}
         self._schema = schema
-        for table in _cut(batches, schema, chunk_rows, chunk_bytes):
-            part = self._write_part(table)
-            self._parts.append(part)
-            yield part, table
+        self._hashes: int | None = 0 if hashed else None
 
-    def seal(self, facts: Facts, duplicates: pa.Table | None, taken_at: str) -> Manifest:
+    def add(self, table: pa.Table) -> tuple[Part, pa.Table]:
+        """Write one part; returns it with its rows, without their hashes."""
+        body = parquet(table)
+        if self._hashes is not None:
+            self._hashes += int(exact_sum(table.column(ROW_HASH.name)) or 0)
+            table = table.drop_columns([ROW_HASH.name])
+        for name in self._totals:
+            total = exact_sum(table.column(name))
+            if total is not None:
+                before = self._totals[name]
+                self._totals[name] = total if before is None else before + total
+        number = len(self._parts)
+        file = f"part-{number:05d}.parquet"
+        put(self._path(file), body)
+        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
+        self._parts.append(Part(number, file, table.num_rows, len(body), digest))
+        return self._parts[-1], table
+
+    def seal(self, facts: Facts, duplicates: pa.Table | None, taken_at: str, *, since: str = "") -> Manifest:
         """Make the stage that was just written the current one, once it agrees with what the source counted.
+
+        Args:
+            facts: what the source says of the rows.
+            duplicates: `Extraction.duplicates`.
+            taken_at: the source's clock.
+            since: `Manifest.since`.
 
         Raises:
             PromiseBroken: rows or sums differ from the source's own, taken in the same snapshot.
@@ -119,6 +152,9 @@ class Stage:
             for name in sums
             if name in facts.sums and facts.sums[name] != sums[name]
         ]
+        hashes = "" if self._hashes is None else str(self._hashes)
+        if facts.fingerprint and hashes and facts.fingerprint != hashes:
+            wrong.append("the rows' hashes add up to something else")
         if rows != facts.rows:
             wrong.insert(0, f"{facts.rows} rows there and {rows} here")
         if wrong:
@@ -148,7 +184,9 @@ class Stage:
             parts=tuple(self._parts),
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
             said=facts.said,
-            fingerprint=facts.fingerprint or "",
+            fingerprint=facts.fingerprint or hashes,
+            hashed=self._hashes is not None,
+            since=since,
         )
         before = self.manifest()
         put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
@@ -182,23 +220,30 @@ class Stage:
         if not manifest.parts:
             return None
         with (self.folder / manifest.stage_id / manifest.parts[0].file).open("rb") as file:
-            batch = next(pq.ParquetFile(file).iter_batches(batch_size=rows), None)
+            batch = next(
+                pq.ParquetFile(file).iter_batches(batch_size=rows, columns=list(manifest.columns)), None
+            )
             return pa.Table.from_batches([batch]) if batch is not None else None
 
     def read(self, manifest: Manifest, part: Part) -> pa.Table:
         """The rows of a part, after its bytes were compared with the hash in the manifest."""
+        rows = self.read_hashed(manifest, part)
+        return rows.drop_columns([ROW_HASH.name]) if manifest.hashed else rows
+
+    def read_hashed(self, manifest: Manifest, part: Part) -> pa.Table:
+        """The same, with `ROW_HASH` where the stage has it."""
         path = self.folder / manifest.stage_id / part.file
         try:
             body = path.read_bytes()
         except FileNotFoundError:
-            self._doubt(manifest)
+            self.doubt(manifest)
             raise PermanentError(
                 "a staged part is gone",
                 where=f"{self.where}, {part.file}",
                 next="Materialize raw again to stage it anew",
             ) from None
         if hashlib.blake2b(body, digest_size=16).hexdigest() != part.content_hash:
-            self._doubt(manifest)
+            self.doubt(manifest)
             raise PermanentError(
                 "a staged part is not what was written",
                 where=f"{self.where}, {part.file}",
@@ -256,27 +301,13 @@ class Stage:
         """The id of the stage that is being written."""
         return self._stage_id
 
-    def _write_part(self, table: pa.Table) -> Part:
-        for name in self._totals:
-            total = exact_sum(table.column(name))
-            if total is not None:
-                before = self._totals[name]
-                self._totals[name] = total if before is None else before + total
-        number = len(self._parts)
-        file = f"part-{number:05d}.parquet"
-        body = parquet(table)
-        put(self._path(file), body)
-        return Part(
-            number, file, table.num_rows, len(body), hashlib.blake2b(body, digest_size=16).hexdigest()
-        )
-
     def _size(self, manifest: Manifest, part: Part) -> int:
         try:
             return (self.folder / manifest.stage_id / part.file).stat().st_size
         except FileNotFoundError:
             return -1
 
-    def _doubt(self, manifest: Manifest) -> None:
+    def doubt(self, manifest: Manifest) -> None:
         """Make sure that the next materialization reads the source, whatever the source says."""
         doubted = replace(manifest, fingerprint="")
         put(self.folder / MANIFEST, json.dumps(asdict(doubted), indent=1).encode())
@@ -363,7 +394,7 @@ def file_name(key: str) -> str:
     )
 
 
-def _cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int) -> Iterator[pa.Table]:
+def cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: int) -> Iterator[pa.Table]:
     """Regroup batches into tables of exactly `rows` rows, or fewer where `size` bytes are reached first.
 
     Cutting by count makes the parts of an unchanged source the same each time, whatever the driver's batches are.

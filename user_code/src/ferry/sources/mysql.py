@@ -15,7 +15,7 @@ import pymysql
 from ferry.catalogue import Column, Table, arrow_field
 from ferry.declaration import Migration, nearest
 from ferry.errors import DeclarationError
-from ferry.extract import Arrived, Extraction, Source
+from ferry.extract import WHOLE, Arrived, Extraction, Source, Span
 from ferry.partition import Scheme, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts, canonical_number, summable
@@ -286,7 +286,7 @@ class MysqlExtraction(Extraction):
             with contextlib.suppress(Exception):
                 self._source.opened.rollback()
 
-    def facts(self) -> Facts:
+    def facts(self, *, fingerprint: bool = True) -> Facts:  # noqa: ARG002 - there is nothing to save
         """Count and sums of this partition, taken in the transaction in which its rows are read."""
         return self._facts
 
@@ -323,7 +323,7 @@ class MysqlExtraction(Extraction):
         found = pa.concat_tables(tables) if tables else shown.empty_table()
         return found.rename_columns([*self._entity.source.key, "latest"][: len(names)])
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, span: Span = WHOLE) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - rows are not hashed
         """The rows, ordered by key, in batches of about 4 MiB; what has no counterpart goes into the last column."""
         order = ", ".join(f"t.{quoted(name)}" for name in self._entity.source.key)
         query = f"select {self._asked(self._declared)} from {self._from} order by {order}"

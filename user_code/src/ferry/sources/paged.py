@@ -15,8 +15,8 @@ import pyarrow as pa
 from ferry.catalogue import Column, Table, arrow_field, key_text
 from ferry.declaration import Migration, fingerprint
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
+from ferry.extract import WHOLE, Extraction, Source, Span
 from ferry.extract import Arrived as Told
-from ferry.extract import Extraction, Source
 from ferry.partition import Scheme, scheme_of
 from ferry.settings import PREFIX, Settings
 from ferry.sources.arrived import Arrived
@@ -276,7 +276,7 @@ class PagedExtraction(Extraction):
             self._arrived.keep(page)
             self._told(page.batch.num_rows)
 
-    def facts(self) -> Facts:
+    def facts(self, *, fingerprint: bool = True) -> Facts:  # noqa: ARG002 - there is nothing to save
         """Rows as they arrived, page by page, and what the source said of its objects."""
         if self._kept:
             return Facts(self._kept.rows, {}, self._kept.said, self._kept.fingerprint)
@@ -294,7 +294,7 @@ class PagedExtraction(Extraction):
         rows = self._arrived.state.rows
         return repeated_keys(lambda: self._arrived.tables(wanted), rows, list(source.key), latest)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, span: Span = WHOLE) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - rows are not hashed
         """The rows of all pages, in the order in which they came."""
         for table in self._arrived.tables():
             if table.schema.names != self.schema.names or table.schema.types != self.schema.types:

@@ -7,8 +7,7 @@ no exact counterpart for travel as PostgreSQL's own text, so that nothing is rou
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, LiteralString
 
@@ -24,10 +23,10 @@ from psycopg.types.json import Jsonb
 from ferry.catalogue import NATIVE, SAME_TEXT, Column, Table, arrow_field, as_text, connect, describe
 from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
-from ferry.extract import Arrived, Extraction, Source
+from ferry.extract import WHOLE, Arrived, Extraction, Source, Span, one_ahead
 from ferry.partition import Cut, Scheme, Window, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
-from ferry.sources.facts import Facts, canonical_number
+from ferry.sources.facts import ROW_HASH, Facts, canonical_number
 from ferry.sources.page import canonical
 from ferry.sources.shape import UNFIT
 
@@ -48,6 +47,8 @@ _HASHED_EXACTLY = (
     "uuid",
     "bytea",
 )
+_PICKED = ("int2", "int4", "int8", "text", "varchar", "uuid")
+"""Types of a key whose values are the same when they come back to the server as text."""
 # A database without an encoding holds any bytes: they come as they are, and the contract says which are no text.
 _ENCODING = """
 select set_config('client_encoding', case current_setting('server_encoding') when 'SQL_ASCII' then 'SQL_ASCII'
@@ -253,6 +254,13 @@ class PostgresExtraction(Extraction):
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
         self._from = _relation(self._migration, self._name, self._control)
         self._condition = condition(self._entity.from_table.where, self._windows)
+        self._key = [self._table.columns[name] for name in self._entity.source.key]
+        self.hashed = (
+            self._control.info.server_version >= HASHES_ROWS
+            and not self.may_repeat_keys
+            and ROW_HASH.name not in self._table.columns
+            and all(c.not_null and c.category == "b" and c.base_type in _PICKED for c in self._key)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,11 +268,12 @@ class PostgresExtraction(Extraction):
         with contextlib.suppress(psycopg.Error):
             self._control.rollback()
 
-    def facts(self) -> Facts:
+    def facts(self, *, fingerprint: bool = True) -> Facts:
         """Count and sum this partition's rows in the source itself."""
         columns = [c for c in self._table.columns.values() if c.base_type in SUMMABLE]
+        hashed = fingerprint or not self.hashed
         query = sql.SQL("select count(*), {}{} from {} where {}").format(
-            _hash_of_rows(self._control, self._table),
+            _hash_of_rows(self._control, self._table) if hashed else sql.SQL("null::text"),
             sql.SQL("").join(
                 sql.SQL(
                     ", (sum(t.{0}) filter (where t.{0} <> 'NaN'))::text"
@@ -285,8 +294,7 @@ class PostgresExtraction(Extraction):
         """Keys of this partition that occur more than once anywhere in the table, or None when it cannot happen."""
         if not self.may_repeat_keys:
             return None
-        key = self._entity.source.key
-        names = sql.SQL(", ").join(sql.Identifier("t", column) for column in key)
+        names = self._names()
         where = sql.SQL(self._entity.from_table.where or "true")  # type: ignore[arg-type]
         latest = sql.SQL("")
         if self._entity.duplicates == "keep_latest" and self._entity.source.updated_at:
@@ -306,31 +314,72 @@ class PostgresExtraction(Extraction):
         )
         return self._read(query)
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, span: Span = WHOLE) -> Iterator[pa.RecordBatch]:
         """Read the rows, ordered by key, in batches of about 4 MiB with the types of `schema`."""
-        select = sql.SQL(", ").join(
+        query = self._rows(self._table.columns.values(), span)
+        yield from one_ahead(map(self._conformed, self._stream(query)))
+
+    def hashes(self, span: Span) -> Iterator[pa.RecordBatch]:
+        """Read keys and hashes, ordered by key."""
+        schema = pa.schema([*(self.schema.field(column.name) for column in self._key), ROW_HASH])
+        for batch in self._stream(self._rows(self._key, span)):
+            yield conform(batch, schema, self._where)
+
+    def picked(self, keys: pa.Table) -> pa.Table:
+        """Ask for each row by its key: an index has them, as `hashed` says."""
+        columns = sql.SQL(", ").join(
+            sql.SQL("{}::text[]::{}[]").format(
+                sql.Literal([str(value) for value in keys.column(column.name).to_pylist()]),
+                sql.SQL(column.base_type),  # type: ignore[arg-type]
+            )
+            for column in self._key
+        )
+        wanted = sql.SQL("({}) in (select * from unnest({}))").format(self._names(), columns)
+        found = self._stream(self._rows(self._table.columns.values(), WHOLE, wanted))
+        return pa.Table.from_batches(map(self._conformed, found), self._carried)
+
+    def _rows(
+        self, columns: Iterable[Column], span: Span, also: sql.Composable | None = None
+    ) -> sql.Composed:
+        """Some columns of the rows of a span, and their hashes if they have such, ordered by key."""
+        selected = [
             sql.SQL("t.{}").format(sql.Identifier(c.name))
             if c.base_type in NATIVE or pa.types.is_decimal(self.schema.field(c.name).type)
             else sql.SQL("t.{0}::text as {0}").format(sql.Identifier(c.name))
-            for c in self._table.columns.values()
+            for c in columns
+        ]
+        if self.hashed:
+            selected.append(sql.SQL("{} as {}").format(_row_hash(self._table), sql.Identifier(ROW_HASH.name)))
+        conditions = [self._condition] if also is None else [self._condition, also]
+        for form, key in ((sql.SQL("({}) > ({})"), span.after), (sql.SQL("({}) <= ({})"), span.upto)):
+            if key is not None:
+                bound = sql.SQL(", ").join(
+                    sql.SQL("{}::{}").format(sql.Literal(str(value)), sql.Identifier(column.base_type))
+                    for value, column in zip(key, self._key, strict=True)
+                )
+                conditions.append(form.format(self._names(), bound))
+        return sql.SQL("select {} from {} where {} order by {}").format(
+            sql.SQL(", ").join(selected), self._from, sql.SQL(" and ").join(conditions), self._names()
         )
-        order = sql.SQL(", ").join(sql.Identifier("t", column) for column in self._entity.source.key)
-        query = sql.SQL("select {} from {} where {} order by {}").format(
-            select, self._from, self._condition, order
-        )
-        yield from _one_ahead(map(self._conformed, self._stream(query)))
+
+    def _names(self) -> sql.Composed:
+        return sql.SQL(", ").join(sql.Identifier("t", column) for column in self._entity.source.key)
+
+    @property
+    def _carried(self) -> pa.Schema:
+        """What a batch of rows has: `schema`, and the hash."""
+        return self.schema.append(ROW_HASH) if self.hashed else self.schema
 
     def _conformed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch with the types of `schema`, what does not fit beside its row."""
         unfit: dict[int, dict[str, str]] = {}
-        found = conform(batch, self._sent, self._where, unfit)
-        if UNFIT not in self.schema.names:
-            return found
-        beside = pa.nulls(batch.num_rows, pa.string())
-        if unfit:
+        columns = conform(batch, self._sent, self._where, unfit).columns
+        if UNFIT in self.schema.names:
             said = [canonical(unfit[row]) if row in unfit else None for row in range(batch.num_rows)]
-            beside = pa.array(said, pa.string())
-        return pa.RecordBatch.from_arrays([*found.columns, beside], schema=self.schema)
+            columns.append(pa.array(said, pa.string()) if unfit else pa.nulls(batch.num_rows, pa.string()))
+        if self.hashed:
+            columns.append(batch.column(len(self._sent)))
+        return pa.RecordBatch.from_arrays(columns, schema=self._carried)
 
     def _read(self, query: sql.Composed) -> pa.Table:
         batches = list(self._stream(query))
@@ -371,23 +420,19 @@ class PostgresExtraction(Extraction):
             ) from None
 
 
-def _one_ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; while one is staged and judged, the next one is read from the source."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
-
-
 def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composable:
-    """The sum of the 64-bit hashes of all rows of `t` as text; NULL where the server cannot hash a row.
+    """The sum of the 64-bit hashes of all rows of `t` as text; NULL where the server cannot hash a row."""
+    if connection.info.server_version < HASHES_ROWS:
+        return sql.SQL("null::text")
+    return sql.SQL("coalesce(sum({}), 0)::text").format(_row_hash(table))
+
+
+def _row_hash(table: Table) -> sql.Composable:
+    """The 64-bit hash of a row of `t`.
 
     Values that are equal and not the same (1.0 and 1.00, -0 and 0, text under a collation that ignores case) go in
     so that they differ; so do those of types without a hash function, as text.
     """
-    if connection.info.server_version < HASHES_ROWS:
-        return sql.SQL("null::text")
 
     def value(column: Column) -> sql.Composed:
         exact = column.base_type in _HASHED_EXACTLY or (
@@ -397,7 +442,7 @@ def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composabl
         form = "t.{}" if exact else 't.{} collate "C"' if text else "t.{}::text"
         return sql.SQL(form).format(sql.Identifier(column.name))
 
-    return sql.SQL("coalesce(sum(hash_record_extended(row({}), 0)), 0)::text").format(
+    return sql.SQL("hash_record_extended(row({}), 0)").format(
         sql.SQL(", ").join(map(value, table.columns.values()))
     )
 

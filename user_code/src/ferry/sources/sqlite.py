@@ -18,7 +18,7 @@ import pyarrow as pa
 from ferry.catalogue import Column, Table, arrow_field
 from ferry.declaration import Migration, nearest
 from ferry.errors import DeclarationError, FerryError, PermanentError, TransientError
-from ferry.extract import Arrived, Extraction, Source
+from ferry.extract import WHOLE, Arrived, Extraction, Source, Span
 from ferry.partition import Scheme, Window, cut_columns, scheme_of, through_path
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
@@ -182,7 +182,7 @@ class SqliteExtraction(Extraction):
         with contextlib.suppress(sqlite3.Error):
             self._file.execute("rollback")
 
-    def facts(self) -> Facts:
+    def facts(self, *, fingerprint: bool = True) -> Facts:  # noqa: ARG002 - there is nothing to save
         """Count and sums of this partition, taken in the transaction in which its rows are read."""
         return self._facts
 
@@ -215,7 +215,7 @@ class SqliteExtraction(Extraction):
             fields[-1] = fields[-1].with_name("latest")
         return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self, span: Span = WHOLE) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - rows are not hashed
         """The rows, ordered by key, in batches of about 8 MiB; what does not fit its column goes into the last one."""
         select = ", ".join(f"t.{quoted(c.name)}" for c in self._columns)
         order = ", ".join(f"t.{quoted(name)}" for name in (*self._declared.source.key,))

@@ -1,0 +1,164 @@
+"""What changed in a partition since it was staged, found by the hashes of its rows: only that is read again.
+
+For each part of the stage the source gives key and hash of the rows that lie between its keys now. Rows with the
+hash that they were staged with are taken from the stage, the others are asked for by key. What comes after the last
+part is read as ever, and so is a span that holds far more rows than were staged of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ferry.errors import PromiseBroken
+from ferry.extract import Extraction, Span
+from ferry.partition import Scheme
+from ferry.sources.facts import ROW_HASH
+from ferry.stage import Manifest, Part, Stage, cut
+
+MOST_SPANS = 8
+"""Parts of a partition that is one of several: its source may look through all of it for each span."""
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """One part of the new stage.
+
+    Attributes:
+        rows: its rows, with their hashes.
+        earlier: the part of the stage before that it goes on from; None if there is none.
+        same: which of its rows are as they were in that one.
+        lost: whether that one has rows that are no longer there, or nobody knows.
+    """
+
+    rows: pa.Table
+    earlier: Part | None
+    same: np.ndarray
+    lost: bool = False
+
+
+def tells_changes(earlier: Manifest, reading: Extraction, stage: Stage, scheme: Scheme) -> bool:
+    """Whether what changed since a stage was written can be found without reading all of it."""
+    return (
+        reading.hashed
+        and earlier.hashed
+        and 0 < len(earlier.parts) <= (MOST_SPANS if scheme.cuts else len(earlier.parts))
+        and stage.holds(earlier, reading.schema)
+    )
+
+
+def renewed(
+    stage: Stage,
+    earlier: Manifest,
+    reading: Extraction,
+    key: tuple[str, ...],
+    *,
+    chunk_rows: int,
+    chunk_bytes: int,
+) -> Iterator[Renewed]:
+    """The parts of a stage as they are now, in order; what was appended fills the last one up.
+
+    Args:
+        stage: the staging area.
+        earlier: the stage before, of which `tells_changes` holds.
+        reading: the partition now.
+        key: the columns of the source's key.
+        chunk_rows: rows of a part that is made anew.
+        chunk_bytes: bytes in memory at which it is closed early.
+
+    Raises:
+        PromiseBroken: the source did not give a row with the hash that it said.
+        PermanentError: a staged part is damaged.
+    """
+    after: tuple[Any, ...] | None = None
+    last: Renewed | None = None
+    for part in earlier.parts:
+        if last is not None:
+            yield last
+            last = None
+        old = stage.read_hashed(earlier, part)
+        span = Span(after, tuple(old.column(name)[-1].as_py() for name in key))
+        now = _hashes(reading, span, 2 * part.rows + chunk_rows)
+        if now is None:
+            for table in cut(reading.batches(span), old.schema, chunk_rows, chunk_bytes):
+                yield Renewed(table, None, np.zeros(table.num_rows, dtype=bool), lost=True)
+        else:
+            last = _renewed(old, now, part, reading, key, stage.where)
+        after = span.upto
+    yield from _last(last, reading, Span(after), chunk_rows, chunk_bytes)
+
+
+def _hashes(reading: Extraction, span: Span, most: int) -> pa.Table | None:
+    """Keys and hashes of a span, None if there are more than so many."""
+    batches, rows = [], 0
+    for batch in reading.hashes(span):
+        batches.append(batch)
+        rows += batch.num_rows
+        if rows > most:
+            return None
+    return pa.Table.from_batches(batches).combine_chunks()
+
+
+def _renewed(
+    old: pa.Table, now: pa.Table, part: Part, reading: Extraction, key: tuple[str, ...], where: str
+) -> Renewed | None:
+    """A part with what changed in it put right; None if nothing is left of it."""
+    position = _positions(old, now, key)
+    known = position >= 0
+    lost = int(np.count_nonzero(known)) < old.num_rows
+    if not now.num_rows:
+        return Renewed(old.slice(0, 0), part, known, lost)
+    hashes = old.column(ROW_HASH.name).to_numpy()
+    same = known & (hashes[position] == now.column(ROW_HASH.name).to_numpy())
+    if same.all():
+        return Renewed(old if not lost else old.take(pa.array(position)), part, same, lost)
+    other = now.filter(pa.array(~same))
+    fresh = reading.picked(other.select(list(key)))
+    if not fresh.select(other.column_names).combine_chunks().equals(other):
+        raise PromiseBroken(
+            "the source gave other rows than it said",
+            where=where,
+            why="rows that were asked for by key have other hashes than a moment ago, in one snapshot",
+            next="Nothing was loaded from it; run it again: it is read anew as a whole",
+        )
+    place = position.copy()
+    place[~same] = old.num_rows + np.arange(other.num_rows)
+    rows = pa.concat_tables([old.cast(fresh.schema), fresh]).combine_chunks().take(pa.array(place))
+    return Renewed(rows, part, same, lost)
+
+
+def _positions(old: pa.Table, now: pa.Table, key: tuple[str, ...]) -> np.ndarray:
+    """Where each row of now was, by its key; -1 if it was not there."""
+    if old.num_rows == now.num_rows and all(old.column(name).equals(now.column(name)) for name in key):
+        return np.arange(now.num_rows)
+    names = list(key)
+    there = pl.DataFrame(pl.from_arrow(old.select(names))).with_row_index("_place")
+    here = pl.DataFrame(pl.from_arrow(now.select(names)))
+    found = here.join(there, on=names, how="left", maintain_order="left")
+    return found.get_column("_place").cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _last(
+    last: Renewed | None, reading: Extraction, span: Span, chunk_rows: int, chunk_bytes: int
+) -> Iterator[Renewed]:
+    """The last part, and what comes after it, regrouped if anything does."""
+    tail = (batch for batch in reading.batches(span) if batch.num_rows)
+    first = next(tail, None)
+    if first is None:
+        if last is not None:
+            yield last
+        return
+    held = last.rows.to_batches() if last is not None else []
+    for table in cut(chain(held, [first], tail), pa.schema(first.schema), chunk_rows, chunk_bytes):
+        same = np.zeros(table.num_rows, dtype=bool)
+        if last is None:
+            yield Renewed(table, None, same)
+            continue
+        before = last.same[: table.num_rows]
+        same[: len(before)] = before
+        yield Renewed(table, last.earlier, same, last.lost or len(last.same) > table.num_rows)
+        last = None
