@@ -31,14 +31,19 @@ class Renewed:
     Attributes:
         rows: its rows, with their hashes.
         earlier: the part of the stage before that it goes on from; None if there is none.
-        same: which of its rows are as they were in that one.
+        was: the place in that one of each row that is as it was there, -1 of every other row.
         lost: whether that one has rows that are no longer there, or nobody knows.
     """
 
     rows: pa.Table
     earlier: Part | None
-    same: np.ndarray
+    was: np.ndarray
     lost: bool = False
+
+    @property
+    def same(self) -> np.ndarray:
+        """A mask of the rows that are as they were."""
+        return self.was >= 0
 
 
 def tells_changes(earlier: Manifest, reading: Extraction, stage: Stage, scheme: Scheme) -> bool:
@@ -85,7 +90,7 @@ def renewed(
         now = _hashes(reading, span, 2 * part.rows + chunk_rows)
         if now is None:
             for table in cut(reading.batches(span), old.schema, chunk_rows, chunk_bytes):
-                yield Renewed(table, None, np.zeros(table.num_rows, dtype=bool), lost=True)
+                yield Renewed(table, None, _nowhere(table), lost=True)
         else:
             last = _renewed(old, now, part, reading, key, stage.where)
         after = span.upto
@@ -105,17 +110,17 @@ def _hashes(reading: Extraction, span: Span, most: int) -> pa.Table | None:
 
 def _renewed(
     old: pa.Table, now: pa.Table, part: Part, reading: Extraction, key: tuple[str, ...], where: str
-) -> Renewed | None:
-    """A part with what changed in it put right; None if nothing is left of it."""
+) -> Renewed:
+    """A part with what changed in it put right; without rows if nothing is left of it."""
     position = _positions(old, now, key)
     known = position >= 0
     lost = int(np.count_nonzero(known)) < old.num_rows
     if not now.num_rows:
-        return Renewed(old.slice(0, 0), part, known, lost)
+        return Renewed(old.slice(0, 0), part, position, lost)
     hashes = old.column(ROW_HASH.name).to_numpy()
     same = known & (hashes[position] == now.column(ROW_HASH.name).to_numpy())
     if same.all():
-        return Renewed(old if not lost else old.take(pa.array(position)), part, same, lost)
+        return Renewed(old if not lost else old.take(pa.array(position)), part, position, lost)
     other = now.filter(pa.array(~same))
     fresh = reading.picked(other.select(list(key)))
     if not fresh.select(other.column_names).combine_chunks().equals(other):
@@ -128,7 +133,7 @@ def _renewed(
     place = position.copy()
     place[~same] = old.num_rows + np.arange(other.num_rows)
     rows = pa.concat_tables([old.cast(fresh.schema), fresh]).combine_chunks().take(pa.array(place))
-    return Renewed(rows, part, same, lost)
+    return Renewed(rows, part, np.where(same, position, -1), lost)
 
 
 def _positions(old: pa.Table, now: pa.Table, key: tuple[str, ...]) -> np.ndarray:
@@ -154,11 +159,15 @@ def _last(
         return
     held = last.rows.to_batches() if last is not None else []
     for table in cut(chain(held, [first], tail), pa.schema(first.schema), chunk_rows, chunk_bytes):
-        same = np.zeros(table.num_rows, dtype=bool)
+        was = _nowhere(table)
         if last is None:
-            yield Renewed(table, None, same)
+            yield Renewed(table, None, was)
             continue
-        before = last.same[: table.num_rows]
-        same[: len(before)] = before
-        yield Renewed(table, last.earlier, same, last.lost or len(last.same) > table.num_rows)
+        before = last.was[: table.num_rows]
+        was[: len(before)] = before
+        yield Renewed(table, last.earlier, was, last.lost or len(last.was) > table.num_rows)
         last = None
+
+
+def _nowhere(table: pa.Table) -> np.ndarray:
+    return np.full(table.num_rows, -1, dtype=np.int64)

@@ -193,10 +193,13 @@ def _changed(
             if not one.rows.num_rows:
                 continue
             part, table = stage.add(one.rows)
-            seen = None
-            if one.earlier and not one.lost and one.earlier.number == part.number:
-                seen = Seen(one.earlier.content_hash, one.same)
-            _hand_over(plan, work, stage.stage_id, part, table, None, judge, wanted, send, seen)
+            seen = verdict = None
+            if one.earlier:
+                kept = stage.read_beside(earlier.stage_id, _verdict_file(judge, one.earlier))
+                verdict = judge.judge_changed(table, one.was, kept) if kept else None
+                if not one.lost and one.earlier.number == part.number:
+                    seen = Seen(one.earlier.content_hash, one.same)
+            _hand_over(plan, work, stage.stage_id, part, table, None, judge, wanted, send, seen, verdict)
         return stage.seal(facts.wait(), None, reading.taken_at, since="" if lost else earlier.content_hash)
     except PromiseBroken:
         stage.doubt(earlier)
@@ -284,6 +287,7 @@ def _hand_over(
     wanted: set[str],
     send: Callable[[Any], None],
     seen: Seen | None = None,
+    verdict: PartVerdict | None = None,
 ) -> None:
     if work.sample is None:
         work.sample = table.slice(0, 5)
@@ -291,7 +295,7 @@ def _hand_over(
         return send(Progress(plan.name, work.partition, part.rows, RAW))
     name = _verdict_file(judge, part)
     kept = work.stage.read_beside(stage_id, name) if VALIDATED not in wanted else None
-    verdict = judge.recall(kept, table) if kept else judge.judge(table, duplicates)
+    verdict = verdict or (judge.recall(kept, table) if kept else judge.judge(table, duplicates))
     if VALIDATED in wanted:
         work.stage.write_beside(stage_id, name, verdict.to_bytes())
     work.tally.add(verdict)

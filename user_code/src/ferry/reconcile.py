@@ -21,6 +21,8 @@ from ferry.verdict import Judge
 MOST_EXAMPLES = 20
 # Blocks from which on a table is read over several connections.
 _LARGE = 512
+_WHOLE = ("int2", "int4", "int8")
+_ALL = sql.SQL("true")
 
 
 @dataclass
@@ -72,11 +74,11 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
         for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
     )
 
-    def query(part: sql.Composable) -> sql.Composed:
+    def query(part: sql.Composable, there: sql.Composable = _ALL) -> sql.Composed:
         return sql.SQL(
             "select m.partition, count(*),"
             " count(*) filter (where t.{key} is null or {hash} is distinct from m.row_hash) from {map} m"
-            " left join {target} t on {on} where m.partition = any(%s) and m.row_hash is not null"
+            " left join {target} t on {on} and {there} where m.partition = any(%s) and m.row_hash is not null"
             " and m.status <> 'tombstone' and {part} group by 1"
         ).format(
             key=sql.Identifier(plan.target_key[0]),
@@ -85,10 +87,11 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
             target=plan.target.identifier,
             on=on,
             part=part,
+            there=there,
         )
 
     found = {name: Reconciliation(name) for name in names}
-    for name, compared, different in _side_by_side(loader, query, "m", loader.sql.map.identifier, (names,)):
+    for name, compared, different in _by_key(loader, query, (names,)):
         found[name].compared += compared
         found[name].different += different
     held = _held(loader)
@@ -134,6 +137,56 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
     return {name: Reconciliation(name, compared=held.get(name, 0)) for name in names}
 
 
+def _by_key(
+    loader: Loader, query: Callable[..., sql.Composed], parameters: tuple[Any, ...]
+) -> list[tuple[Any, ...]]:
+    """The rows of a query over the map and the target, asked for each of some ranges of the new keys.
+
+    Both have an index over a key that is one whole number, and where rows lie in the order of their keys the two are
+    merged as they lie. Other keys have no ranges that are known to be even: there, and where rows are matched, whose
+    entries the index leaves out, ranges of the map's blocks do.
+    """
+    plan, map_ = loader.plan, loader.sql.map
+    parts = _parts(loader, map_.identifier)
+    whole = len(plan.target_key) == 1 and plan.target.columns[plan.target_key[0]].base_type in _WHOLE
+    if parts == 1 or not whole or plan.declaration.match:
+        return _side_by_side(loader, query, "m", map_.identifier, parameters)
+    there, here = sql.Identifier("t", plan.target_key[0]), sql.Identifier("m", map_.new[0])
+    row = loader.connection.execute(
+        sql.SQL("select min({0}), max({0}) from {1} m where status <> 'preserved'").format(
+            here, map_.identifier
+        )
+    ).fetchone()
+    low, high = row if row and row[0] is not None else (0, 0)
+    bounds = [None, *(low + (high - low) * n // parts for n in range(1, parts)), None]
+
+    def within(column: sql.Composable, after: int | None, upto: int | None) -> sql.Composable:
+        ends = ((sql.SQL("{} > {}"), after), (sql.SQL("{} <= {}"), upto))
+        return sql.SQL(" and ").join(
+            [form.format(column, sql.Literal(end)) for form, end in ends if end is not None]
+        )
+
+    ours = sql.SQL("m.status <> 'preserved' and {}")
+    return _ask(
+        loader,
+        [
+            query(ours.format(within(here, *ends)), within(there, *ends))
+            for ends in itertools.pairwise(bounds)
+        ],
+        parameters,
+    )
+
+
+def _parts(loader: Loader, table: sql.Identifier) -> int:
+    """Over how many connections a table is read: one if it is small, or has partitions, whose rows share places."""
+    row = loader.connection.execute(
+        "select pg_relation_size(oid) / current_setting('block_size')::int from pg_class where oid = %s::regclass"
+        " and relkind = 'r'",
+        (table.as_string(loader.connection),),
+    ).fetchone()
+    return loader.settings.loaders if row and row[0] >= _LARGE else 1
+
+
 def _side_by_side(
     loader: Loader,
     query: Callable[[sql.Composable], sql.Composed],
@@ -141,19 +194,15 @@ def _side_by_side(
     table: sql.Identifier,
     parameters: tuple[Any, ...] | None = None,
 ) -> list[tuple[Any, ...]]:
-    """The rows of a query over a table, asked for each of some ranges of its blocks over a connection of its own.
-
-    One statement keeps one core of the target busy, and nothing is loaded meanwhile. A table that is small, or that
-    has partitions, whose rows share their places, is asked once.
-    """
+    """The rows of a query over a table, asked for each of some ranges of its blocks."""
+    parts = _parts(loader, table)
+    if parts == 1:
+        return loader.connection.execute(query(_ALL), parameters).fetchall()
     row = loader.connection.execute(
-        "select pg_relation_size(oid) / current_setting('block_size')::int from pg_class where oid = %s::regclass"
-        " and relkind = 'r'",
+        "select pg_relation_size(%s::regclass) / current_setting('block_size')::int",
         (table.as_string(loader.connection),),
     ).fetchone()
-    blocks, parts = (row[0], loader.settings.loaders) if row and row[0] >= _LARGE else (0, 1)
-    if parts == 1:
-        return loader.connection.execute(query(sql.SQL("true")), parameters).fetchall()
+    blocks = row[0] if row else 0
     place = sql.Identifier(alias, "ctid")
     starts = [sql.Literal(f"({blocks * n // parts},0)") for n in range(parts)]
     ranges = [
@@ -161,13 +210,24 @@ def _side_by_side(
         for start, end in itertools.pairwise(starts)
     ]
     ranges.append(sql.SQL("{} >= {}::tid").format(place, starts[-1]))
+    return _ask(loader, [query(part) for part in ranges], parameters)
 
-    def ask(part: sql.Composable) -> list[tuple[Any, ...]]:
+
+def _ask(
+    loader: Loader, queries: list[sql.Composed], parameters: tuple[Any, ...] | None
+) -> list[tuple[Any, ...]]:
+    """The rows of all queries, each over a connection of its own: one statement keeps one core of the target busy.
+
+    Each reads a large piece of its tables once, so it pays for what the disk asks, and helps itself to no more cores.
+    """
+
+    def ask(query: sql.Composed) -> list[tuple[Any, ...]]:
         with loader.beside() as connection:
-            return connection.execute(query(part), parameters).fetchall()
+            connection.execute("set max_parallel_workers_per_gather = 0; set random_page_cost = 1.1")
+            return connection.execute(query, parameters).fetchall()
 
-    with ThreadPoolExecutor(parts, thread_name_prefix="reconcile") as pool:
-        return [row for rows in pool.map(ask, ranges) for row in rows]
+    with ThreadPoolExecutor(len(queries), thread_name_prefix="reconcile") as pool:
+        return [row for rows in pool.map(ask, queries) for row in rows]
 
 
 def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> Reconciliation:

@@ -250,7 +250,7 @@ class Stage:
                 why="its content hash differs from the manifest's",
                 next="Materialize raw again to stage it anew",
             )
-        return pq.read_table(pa.BufferReader(body))
+        return _table(body)
 
     def same_rows(
         self, earlier: Manifest, number: int, table: pa.Table, key: tuple[str, ...]
@@ -285,7 +285,7 @@ class Stage:
         if not manifest.duplicate_keys:
             return None
         body = (self.folder / manifest.stage_id / DUPLICATES).read_bytes()
-        return pq.read_table(pa.BufferReader(body))
+        return _table(body)
 
     def write_beside(self, stage_id: str, name: str, body: bytes) -> None:
         """Write a file beside the parts of a stage (a verdict)."""
@@ -375,6 +375,11 @@ def parquet(table: pa.Table) -> bytes:
         write_batch_size=16_384,
     )
     return sink.getvalue().to_pybytes()
+
+
+def _table(body: bytes) -> pa.Table:
+    """What `parquet` made; by one thread, for on files of this size several take four times the CPU."""
+    return pq.read_table(pa.BufferReader(body), use_threads=False)
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:

@@ -177,6 +177,26 @@ class Judge:
         errors = _first_reason([errors, *failed, self._refused(sent)])
         return PartVerdict(table.num_rows, errors, sent if self._plan.changes else None)
 
+    def judge_changed(self, table: pa.Table, was: np.ndarray, body: bytes) -> PartVerdict:
+        """The verdict over a part of which only some rows are other than when its verdict was kept.
+
+        Args:
+            table: the part's rows.
+            was: the place of each row in the part that the kept verdict is over; -1 for those that are to be judged.
+            body: that verdict.
+        """
+        if self._plan.changes:
+            return self.judge(table, None)
+        kept, other = PartVerdict.from_bytes(body), np.flatnonzero(was < 0)
+        place = np.full(kept.rows, -1, dtype=np.int64)
+        place[was[was >= 0]] = np.flatnonzero(was >= 0)
+        fresh = self.judge(table.take(pa.array(other)), None).errors
+        errors = [
+            _renumbered(kept.errors, place[kept.errors.column("row").to_numpy()]),
+            _renumbered(fresh, other[fresh.column("row").to_numpy()]),
+        ]
+        return PartVerdict(table.num_rows, _by_row(errors))
+
     def recall(self, body: bytes, table: pa.Table) -> PartVerdict:
         """A verdict that was kept as bytes, with its rows made ready again."""
         kept = PartVerdict.from_bytes(body)
@@ -364,6 +384,11 @@ class Judge:
 
 # Rules whose message may repeat the value that they failed on.
 _REPEATING = ("expression", "python", "json")
+
+
+def _renumbered(errors: pa.Table, rows: np.ndarray) -> pa.Table:
+    """The same errors of rows with other numbers; those of -1 are left out."""
+    return errors.set_column(0, ERRORS.field(0), pa.array(rows, pa.int64())).filter(pa.array(rows >= 0))
 
 
 def _by_row(tables: list[pa.Table]) -> pa.Table:
