@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ferry.load import Loader
+from ferry.reconcile import digest
 from ferry.sources.postgres import PostgresExtraction
 from ferry.stage import Manifest, Stage
 from small import Small
@@ -133,6 +135,9 @@ def test_the_target_follows_the_source_whatever_changes(
         kept = f"not ({chosen(kind, sorted(gone))})" if gone else "true"
         found = small.rows(f"select {KEYS[kind][1]}, v, note from things where {kept} order by v")
         assert found == wanted
+        with Loader(small.migrating.plans(), "things", small.migrating.settings) as loader:
+            books = digest(loader, ["all"])
+        assert gone or (books and books["all"].reconciled)
         vanished = small.rows(
             "select count(*) from ferry.vanished_rows where entity = 'things' and key <> '{}'"
         )
