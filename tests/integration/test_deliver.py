@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,37 @@ def crm() -> Iterator[Emulator]:
     """An empty CRM."""
     with Emulator("crm") as running:
         yield running
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from ferry.declaration import read_migration
+from ferry.deliver import deliver_all
+from ferry.plan import plan_migration
+from ferry.sending import Delivery
+from ferry.settings import read_settings
+from ferry.targets.rest import RestTargetApi
+
+settings = read_settings()
+plans = plan_migration(read_migration(Path(sys.argv[1])), settings)
+
+def deliver(*names):
+    deliver_all(plans, settings, only=names)
+
+def die(owner, name, times, after=False):
+    \"\"\"Be killed when a method is called for the n-th time: before it does anything, or after it has done it.\"\"\"
+    had, calls = getattr(owner, name), []
+    def dying(*given):
+        calls.append(had(*given) if after else None)
+        if len(calls) == times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return calls[-1] if after else had(*given)
+    setattr(owner, name, dying)
+"""
+# At which moments a delivery is killed: a request is journalled and not sent; it is answered and the answer is not
+# journalled; and, of the row that goes first, the answer is journalled.
+MOMENTS = (("_call", 2, False), ("_record", 3, False), ("_record", 1, True))
 
 
 class Sending:
@@ -107,6 +137,15 @@ class Sending:
         self.small.migrating.load_all()
         return {one.entity: one for one in deliver_all(self.plans, self.settings)}
 
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run a program in a process of its own, with this migration's settings; `deliver` sends what it is told to."""
+        values = {name: value.get_secret_value() for name, value in self.settings.connections.items()}
+        variables = {f"FERRY_CONNECTIONS__{name.upper()}": value for name, value in values.items()}
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM + program, str(self.small.migrating.folder), *arguments],
+            env={**os.environ, **self.small.migrating.environment, **variables},
+        )
+
     def there(self, resource: str) -> list[dict[str, Any]]:
         """What the CRM holds."""
         return list(self.crm.tell()["rows"].get(resource, {}).values())
@@ -156,32 +195,13 @@ def test_lost_requests_and_lost_answers_create_nothing_twice(sending: Sending) -
     assert read_back(sending.plans, "people", sending.settings) == (60, [])
 
 
-def test_a_killed_delivery_is_finished_by_the_next(sending: Sending, tmp_path: Path) -> None:
-    """SIGKILL at some moment of the sending, three times over: at the end every row is there once."""
+def test_a_killed_delivery_is_finished_by_the_next(sending: Sending) -> None:
+    """SIGKILL at each moment of a request, one delivery after the other: at the end every row is there once."""
     sending.small.migrating.load_all()
-    sending.crm.control(latency=0.004, lose_answers=0.1)
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom ferry.declaration import read_migration\n"
-        "from ferry.plan import plan_migration\nfrom ferry.settings import read_settings\n"
-        "from ferry.deliver import deliver_all\n"
-        "settings = read_settings()\n"
-        "deliver_all(plan_migration(read_migration(Path(sys.argv[1])), settings), settings)\n"
-    )
-    parts = {name: value.get_secret_value() for name, value in sending.settings.connections.items()}
-    variables = {f"FERRY_CONNECTIONS__{name.upper()}": value for name, value in parts.items()}
-    for kill in range(3):
-        before = sum(sending.crm.tell()["requests"].values())
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(sending.small.migrating.folder)],
-            env={**os.environ, **sending.small.migrating.environment, **variables},
-        )
-        until = time.monotonic() + 60
-        while sum(sending.crm.tell()["requests"].values()) < before + 2 + 3 * kill:
-            assert time.monotonic() < until
-            assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    sending.crm.control(latency=0)
+    sending.crm.control(lose_answers=0.1)
+    for name, times, after in MOMENTS:
+        process = sending.start(f"die(Delivery, {name!r}, {times}, {after})\ndeliver()")
+        assert process.wait() == -signal.SIGKILL
     deliver_all(sending.plans, sending.settings)
     sending.is_whole()
     left = sending.small.rows("select count(*) from ferry.deliveries where state <> 'sent'")
@@ -296,11 +316,15 @@ def test_a_change_is_one_update_and_the_new_ids_are_in_the_map(keyed: Sending) -
 
 
 def test_a_rollback_takes_back_over_there_and_a_reload_sends_again(keyed: Sending) -> None:
-    """What was rolled back in the journal is deleted by the next delivery; nothing else is."""
+    """What was rolled back in the journal is deleted by the next delivery, killed in the middle; nothing else is."""
     keyed.send()
     keyed.crm.control(lose_answers=0.2)
     roll_back(keyed.plans, keyed.settings, ("orders",))
-    assert deliver(keyed.plans, "orders", keyed.settings).removed == 90
+    killed = keyed.start("die(RestTargetApi, 'delete', 40, after=True)\ndeliver('orders')")
+    assert killed.wait() == -signal.SIGKILL
+    assert len(keyed.there("orders")) == 50
+    # The fortieth was deleted and is still in the journal: deleting what is gone is no fault.
+    assert deliver(keyed.plans, "orders", keyed.settings).removed == 51
     assert (len(keyed.there("orders")), len(keyed.there("people"))) == (0, 60)
     keyed.send()
     keyed.is_whole()
@@ -320,13 +344,19 @@ def test_reading_back_finds_what_somebody_changed_over_there(keyed: Sending) -> 
 
 
 def test_runs_share_the_rate_that_is_declared(keyed: Sending) -> None:
-    """Two entities that are sent one after the other stay within the limit that both declare."""
+    """Two processes that send at once stay within the limit that both declare, and so does a delivery after another."""
     keyed.crm.control(per_second=400, throttle_next=2)
     rate = {"requests": 350, "seconds": 1, "burst": 20}
     for name in ("people", "orders"):
         keyed.declare(name, {**KEYED, "path": f"/{name}", "rate": rate})
     keyed.send()
     keyed.is_whole()
+    keyed.small.source("update people set name = name || '!'", "update orders set note = note || ' !'")
+    keyed.small.migrating.load_all()
+    both = [keyed.start("deliver(sys.argv[2])", name) for name in ("people", "orders")]
+    assert [one.wait() for one in both] == [0, 0]
+    assert {one["note"][-1] for one in keyed.there("orders")} == {"!"}
+    assert {one["name"][-1] for one in keyed.there("people")} == {"!"}
     assert keyed.crm.tell()["over"] == 0
 
 

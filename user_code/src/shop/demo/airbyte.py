@@ -124,7 +124,8 @@ def migrate(folder: Path, old_url: str, landing_url: str) -> None:
     from ferry.components.connector_jobs import sync_now
     from ferry.components.run import run_migration
 
-    sync_now(folder, NAME)
+    synced = sync_now(folder, NAME)
+    print(f"Airbyte has synced {len(synced)} tables. Ferry migrates what has landed …", flush=True)
     look_through_views(old_url, landing_url)
     report = run_migration(folder, (), None)
     OUT.mkdir(parents=True, exist_ok=True)
