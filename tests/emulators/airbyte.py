@@ -89,7 +89,8 @@ class Airbyte(Tool):
         self.breaking = wanted.pop("break_schema", self.breaking)
         self.clearing = wanted.pop("clearing", self.clearing)
         self.rejected = wanted.pop("reject", self.rejected)
-        self.left_out |= {name for name in [wanted.pop("drop_stream", None)] if name}
+        if "drop_stream" in wanted:
+            self.left_out = {name for name in [wanted.pop("drop_stream")] if name}
         for sync in self.syncs.values():
             if wanted.get("cancel") and not sync.ended:
                 sync.cancelled.set()

@@ -55,7 +55,8 @@ class Fivetran(Tool):
         self.warning = wanted.pop("warn", self.warning)
         if wanted.pop("cancel", False) and (running := self.running(CONNECTION)):
             running.cancelled.set()
-        self.disabled |= {name for name in [wanted.pop("disable_table", None)] if name}
+        if "disable_table" in wanted:
+            self.disabled = {name for name in [wanted.pop("disable_table")] if name}
         return super().control(wanted)
 
     def details(self) -> dict[str, Any]:

@@ -180,67 +180,77 @@ def test_a_sync_that_somebody_cancels_in_airbyte_fails_the_run(
         assert "Airbyte, old shop, sync 1: the sync was cancelled" in failure(shop.sync(instance))
 
 
-@pytest.mark.parametrize(
-    "faults", [{"throttle_next": 3}, {"error_next": 3}, {"forget_tokens": True}], ids=lambda f: next(iter(f))
-)
-def test_what_passes_is_waited_out(
-    shop: Synced, instance: dg.DagsterInstance, faults: dict[str, object]
-) -> None:
+def test_what_passes_is_waited_out(shop: Synced, instance: dg.DagsterInstance) -> None:
     """429s, 5xx and a token that is refused in the middle are no failure of the sync."""
     shop.tool.control(hold=True)
-    with shop.meanwhile(looked(2), hold=False, **faults):
+    with shop.meanwhile(looked(2), hold=False, throttle_next=3, error_next=3, forget_tokens=True):
         assert shop.sync(instance).success
     assert latest(instance, ORDERS).metadata["rows synced"].value == 2000
 
 
-@pytest.mark.parametrize(
-    ("change", "declared", "wanted"),
-    [
-        ({}, {"streams": ["customers", "order"]}, "no stream 'order' in the connection 'old shop'. Did you mean"),
-        ({}, {"connection": "old shp"}, "Airbyte has no connection 'old shp'. Did you mean 'old shop'?"),
-        ({"pause": True}, {}, "the connection is paused in Airbyte (status inactive). Enable it there"),
-        ({"break_schema": True}, {}, "its source's schema has changed in a way that breaks it. Review the change"),
-        ({"drop_stream": "orders"}, {}, "Airbyte syncs no stream 'orders'"),
-        ({"clearing": True}, {}, "Airbyte starts no sync of this connection now. A sync is already running for: "),
-        ({"delete": True}, {}, "Airbyte has no connection 'old shop'. it was there before, and was deleted"),
-        ({"down": True}, {"patience": 0.3}, "Airbyte's token server does not answer"),
-    ],
-    ids=["unknown stream", "unknown connection", "paused", "breaking change", "stream gone", "clearing",
-         "deleted", "down"],
-)  # fmt: skip
+# What the tool is told, what takes it back, what is declared meanwhile, and what the run says.
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    (
+        {},
+        {},
+        {"streams": ["customers", "order"]},
+        "no stream 'order' in the connection 'old shop'. Did you mean",
+    ),
+    ({}, {}, {"connection": "old shp"}, "Airbyte has no connection 'old shp'. Did you mean 'old shop'?"),
+    (
+        {"pause": True},
+        {"pause": False},
+        {},
+        "connection is paused in Airbyte (status inactive). Enable it there",
+    ),
+    (
+        {"break_schema": True},
+        {"break_schema": False},
+        {},
+        "schema has changed in a way that breaks it. Review",
+    ),
+    ({"drop_stream": "orders"}, {"drop_stream": ""}, {}, "Airbyte syncs no stream 'orders'"),
+    ({"clearing": True}, {"clearing": False}, {}, "Airbyte starts no sync of this connection now. A sync is"),
+    (
+        {"delete": True},
+        {"delete": False},
+        {},
+        "no connection 'old shop'. it was there before, and was deleted",
+    ),
+    ({"down": True}, {"down": False}, {"patience": 0.3}, "Airbyte's token server does not answer"),
+]
+
+
 def test_what_cannot_be_synced_is_said_before_a_sync_starts(
-    shop: Synced, instance: dg.DagsterInstance, change: dict[str, object], declared: dict[str, object], wanted: str
-) -> None:  # fmt: skip
-    """Each refusal names Airbyte, the connection and the way out, and nothing has been started."""
+    shop: Synced, instance: dg.DagsterInstance
+) -> None:
+    """Each refusal names Airbyte, the connection and the way out, and nothing was started; re-execution goes on."""
     refresh(shop.defs, read_settings())
-    shop.declare(**declared)
-    shop.tool.control(**change)
-    assert wanted in (said := failure(shop.sync(instance))), said
-    assert SECRET not in said
-    assert shop.tool.tell()["syncs"] == []
+    for change, back, declared, wanted in REFUSALS:
+        shop.declare(**declared)
+        shop.tool.control(**change)
+        dead = shop.sync(instance)
+        assert wanted in (said := failure(dead)), said
+        assert SECRET not in said
+        assert shop.tool.tell()["syncs"] == []
+        shop.tool.control(**back)
+    shop.declare()
+    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "wanted"),
-    [
+def test_an_account_that_is_wrong_is_told_apart(
+    shop: Synced, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workspace, credentials and form of the URL have a message each, without the secret."""
+    for old, new, wanted in (
         (WORKSPACE, "another", "Airbyte does not know the workspace 'another', or not for this client"),
         (SECRET, "wrong", "Airbyte's token server refuses (HTTP 401)"),
         ("airbyte+http", "https", "this is no URL of an Airbyte workspace"),
-    ],
-)
-def test_an_account_that_is_wrong_is_told_apart(
-    shop: Synced,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    old: str,
-    new: str,
-    wanted: str,
-) -> None:
-    """Workspace, credentials and form of the URL have a message each, without the secret."""
-    monkeypatch.setenv("FERRY_CONNECTIONS__TOOL", shop.account.replace(old, new))
-    said = failure(shop.sync(instance))
-    assert wanted in said
-    assert SECRET not in said
+    ):
+        monkeypatch.setenv("FERRY_CONNECTIONS__TOOL", shop.account.replace(old, new))
+        said = failure(shop.sync(instance))
+        assert wanted in said
+        assert SECRET not in said
 
 
 def test_a_renamed_connection_is_known_by_its_id(shop: Synced, instance: dg.DagsterInstance) -> None:

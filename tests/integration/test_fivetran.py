@@ -138,25 +138,48 @@ def test_a_sync_that_is_put_off_is_a_passing_error_and_the_next_run_asks_again(
     assert any("old shop: resync_table_warning: orders is not whole" in line for line in warned)
 
 
-@pytest.mark.parametrize(
-    ("change", "wanted"),
-    [
-        ({"pause": True}, "the connection is paused in Fivetran. Enable it there"),
-        ({"break_setup": True}, "Fivetran calls the connection broken: Reconnect: the password was refused"),
-        ({"disable_table": "orders"}, "Fivetran syncs no stream 'orders' in the connection 'old shop'"),
-        ({"delete": True}, "Fivetran has no connection 'old shop'. it was there before, and was deleted"),
-    ],
-    ids=["paused", "broken", "table disabled", "deleted"],
-)
+# What the tool is told, what takes it back, what is declared meanwhile, and what the run says.
+REFUSALS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    ({}, {}, {"streams": ["order"]}, "no stream 'order' in the connection 'old shop'. Did you mean"),
+    ({}, {}, {"connection": "old shp"}, "Fivetran has no connection 'old shp'. Did you mean 'old shop'?"),
+    ({"pause": True}, {"pause": False}, {}, "the connection is paused in Fivetran. Enable it there"),
+    (
+        {"break_setup": True},
+        {"break_setup": False},
+        {},
+        "calls the connection broken: Reconnect: the password was",
+    ),
+    (
+        {"disable_table": "orders"},
+        {"disable_table": ""},
+        {},
+        "Fivetran syncs no stream 'orders' in the connection",
+    ),
+    (
+        {"delete": True},
+        {"delete": False},
+        {},
+        "no connection 'old shop'. it was there before, and was deleted",
+    ),
+    ({"down": True}, {"down": False}, {"patience": 0.3}, "the connection broke"),
+]
+
+
 def test_what_cannot_be_synced_is_said_before_a_sync_starts(
-    shop: Synced, instance: dg.DagsterInstance, change: dict[str, object], wanted: str
+    shop: Synced, instance: dg.DagsterInstance
 ) -> None:
-    """Each refusal names Fivetran, the connection and the way out, and nothing has been started."""
+    """Each refusal names Fivetran, the connection and the way out, and nothing was started; re-execution goes on."""
     refresh(shop.defs, read_settings())
-    shop.tool.control(**change)
-    assert wanted in (said := failure(shop.sync(instance))), said
-    assert SECRET not in said
-    assert shop.tool.tell()["syncs"] == []
+    for change, back, declared, wanted in REFUSALS:
+        shop.declare(**declared)
+        shop.tool.control(**change)
+        dead = shop.sync(instance)
+        assert wanted in (said := failure(dead)), said
+        assert SECRET not in said
+        assert shop.tool.tell()["syncs"] == []
+        shop.tool.control(**back)
+    shop.declare()
+    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
 
 
 def test_what_passes_is_waited_out_and_wrong_credentials_are_not(

@@ -105,6 +105,7 @@ def test_other_teams_assets_owners_and_a_schedule_stand_in_the_same_graph(
     assert not graph.get(dg.AssetKey(["erp", "orders"])).is_materializable
     schedule = definitions.resolve_schedule_def("sync_shop")
     assert schedule.cron_schedule == "0 2 * * *"
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert schedule.job_name == "sync_shop_now"
 
 

@@ -78,7 +78,10 @@ def connection_definitions(declared: Declared) -> dg.Definitions:
         f"sync_{declared.attributes.name}_now", dg.AssetSelection.assets(*keys.values())
     )
     schedule = dg.ScheduleDefinition(
-        name=f"sync_{declared.attributes.name}", job=job, cron_schedule=declared.attributes.follow
+        name=f"sync_{declared.attributes.name}",
+        job=job,
+        cron_schedule=declared.attributes.follow,
+        default_status=dg.DefaultScheduleStatus.RUNNING,  # whoever declares a time wants it kept
     )
     return dg.Definitions(assets=[assets], jobs=[job], schedules=[schedule])
 
