@@ -1,10 +1,13 @@
 """What a second load makes of a source that changed: rows that moved, vanished, came twice, or were altered."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ferry.cli import app
 from ferry.errors import DeclarationError
 from ferry.pipeline import hold
 from ferry.settle import settle
@@ -235,6 +238,38 @@ def test_a_row_that_somebody_deleted_from_the_target_is_named_and_comes_back_und
     assert (sum(one.different for one in found), sum(one.repaired for one in found)) == (0, 2)
     assert small.rows("select * from things order by 1") == before
     assert [one.different for _, one in hold(plans, (), settings)] == [0] * len(found)
+
+
+def test_what_refers_to_a_row_that_somebody_deleted_is_put_right_with_it(small: Small) -> None:
+    """The child's partition comes before its parent's, and the target refuses it until the parent is there again."""
+    small.source("alter table things add parent int", "update things set parent = 1 where id = 3")
+    small.target("alter table things add parent bigint references things")
+    declare(small, references=[{"column": "parent", "to": "things"}])
+    small.migrating.load_all()
+    whole = small.rows("select * from things order by 1")
+    small.target("update things set parent = null", "delete from things where name = 'thing 1'")
+    plans = small.migrating.plans()
+    repaired = sum(one.repaired for _, one in hold(plans, (), small.migrating.settings, repair=True))
+    assert (repaired, small.rejected("things")) == (2, {})
+    assert small.rows("select * from things order by 1") == whole
+    assert small.migrating.load("things").different == 0
+
+
+def test_the_books_of_an_earlier_version_are_brought_up_to_this_one(small: Small) -> None:
+    """By whichever command looks at them first; nothing that is written there is lost."""
+    declare(small)
+    small.migrating.load_all()
+    small.target(
+        "update ferry.about set version = 2",
+        "drop table ferry.unreconciled",
+        "alter table ferry.before_images drop column id, add primary key (entity, key)",
+        "insert into ferry.before_images values ('things', 'a', '{1}', '{}')",
+    )
+    said = CliRunner().invoke(app, ["status", "--json"], env=small.migrating.environment)
+    assert (said.exit_code, json.loads(said.stdout)[0]["complete"]) == (0, 3), said.exception
+    assert small.rows("select partition, id > 0 from ferry.before_images") == [("a", True)]
+    again = small.migrating.load("things")
+    assert (again.skipped_chunks, again.different) == (3, 0)
 
 
 def test_a_ledger_that_was_emptied_is_written_again_and_nothing_comes_twice(small: Small) -> None:

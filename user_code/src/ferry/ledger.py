@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ferry.errors import PermanentError, PromiseBroken, TransientError
 
-VERSION = 3
+VERSION = 4
 """Of the tables below; what an earlier one made is brought up to it, statement by statement, and nothing is lost."""
 
 SCHEMA: LiteralString = """

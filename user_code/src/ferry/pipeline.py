@@ -37,6 +37,7 @@ from ferry.memory import give_back
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.reading import read_all
 from ferry.reconcile import Reconciliation
+from ferry.replay import replay
 from ferry.settings import Settings
 from ferry.stage import Stage
 
@@ -131,6 +132,7 @@ def hold(
     Yields:
         The entity and what was found; what is put right is counted, and named, as `repaired`.
     """
+    repaired = False
     for name in plans.order:
         if entities and name not in entities:
             continue
@@ -151,7 +153,11 @@ def hold(
                 event.repaired = found[event.partition].different - event.different
                 event.differences = event.differences or found[event.partition].differences
                 found[event.partition] = event
+                repaired = True
         yield from ((name, one) for one in found.values())
+    if repaired:
+        # A row may have been refused because somebody had removed its parent, which is back only now.
+        replay(plans, settings, entities, reason="target_refused", run_id=run_id)
 
 
 def pause(settings: Settings, attempt: int, errors: list[FerryError]) -> float:
