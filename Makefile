@@ -56,12 +56,13 @@ demo-clean: ## remove the demo's databases, stage and history
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker
 	@tests/mariadb.sh
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	@# Four, on two cores as well: half of its time a test waits, for a server, a process of its own or a clock.
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  tests/unit tests/integration tests/oracle
 
 .PHONY: test-daemon
 test-daemon: $(VENV)/.installed ## backfills, queues and re-executions through Dagster's webserver and daemon, without Docker
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/daemon
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/daemon
 
 .PHONY: docs-pictures
 docs-pictures: $(VENV)/.installed ## draw docs/images anew: a failed backfill in the UI (needs Debian's chromium)

@@ -42,8 +42,9 @@ def build(spec: dict[str, Any], state_dir: Path) -> Any:
     return files.FileSource(**given)
 
 
-def read(spec: dict[str, Any], out: Path, die_after: int | None) -> None:
+def read(spec: dict[str, Any], out: Path, die_after: int | None = None) -> None:
     """Read on from the checkpoint in `out`; every page becomes one file, renamed when whole."""
+    out.mkdir(parents=True, exist_ok=True)
     source = build(spec, out)
     kept = out / "kept.json"
     state = json.loads(kept.read_text()) if kept.exists() else {"pages": 0, "checkpoint": None}

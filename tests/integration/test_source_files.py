@@ -85,12 +85,10 @@ def test_after_a_kill_reading_goes_on_in_the_file(tmp_path: Path, kind: str) -> 
         columns = {"id": [1, 10], "name": [11, 30], "note": [31, 930]}
         given["format"] = {"kind": "fixed", "columns": columns}
     spec = {"kind": "files", "given": {"url": str(path), **given}}
-    whole = reader.run(spec, tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    reader.read(spec, tmp_path / "whole")
     for _ in range(2):
         assert reader.run(spec, tmp_path / "cut", 1).returncode == -9
-    last = reader.run(spec, tmp_path / "cut")
-    assert last.returncode == 0, last.stderr
+    reader.read(spec, tmp_path / "cut")
     assert reader.rows(tmp_path / "cut") == reader.rows(tmp_path / "whole") == big
     assert (tmp_path / "cut/said.json").read_text() == (tmp_path / "whole/said.json").read_text()
 
@@ -317,8 +315,8 @@ def test_a_decompression_bomb_is_left(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
     with gzip.open(path, "wb", compresslevel=1) as out:
         out.write(b"id\n")
-        for _ in range(100):
-            out.write(b"0\n" * 500_000)
+        for _ in range(70):
+            out.write((b"0" * 999 + b"\n") * 1000)
     with pytest.raises(PermanentError, match="unfolds to more than 10 times its size"):
         for _ in FileSource(url=str(path), max_expansion=10).read(None, None):
             pass

@@ -128,8 +128,7 @@ def test_after_a_kill_only_the_missing_pages_are_asked_for(
     spec = {"kind": "rest", "given": declare(emulator, way)}
     assert reader.run(spec, tmp_path / "cut", 4).returncode == -9
     before = emulator.tell()["requests"]
-    again = reader.run(spec, tmp_path / "cut")
-    assert again.returncode == 0, again.stderr
+    reader.read(spec, tmp_path / "cut")
     after = emulator.tell()["requests"]
     ends_with_empty_page = way == "keyset"
     assert before["page"] == 4
