@@ -273,13 +273,22 @@ def test_the_books_of_an_earlier_version_are_brought_up_to_this_one(small: Small
 
 
 def test_a_ledger_that_was_emptied_is_written_again_and_nothing_comes_twice(small: Small) -> None:
-    """Without the ledger every chunk is held against the map: the rows are found unchanged."""
+    """Without the ledger every chunk is held against the map: the rows are found unchanged.
+
+    So they are by the run after the one that says that its numbers do not add up.
+    """
     declare(small)
     small.migrating.load_all()
     small.target("truncate ferry.ledger, ferry.partitions")
     went = small.migrating.load("things")
     assert (went.outcomes.unchanged, went.outcomes.inserted, went.different) == (6, 0, 0)
     assert len(small.rows(THINGS)) == 6
+    small.target("update ferry.ledger set extracted = 9, unchanged = 9 where partition = 'b'")
+    said = small.migrating.load("things").failed
+    assert list(said) == ["b"]
+    assert "the stage has 2 rows in 1 chunks, the ledger 9 in 1. Run the partition again" in said["b"]
+    went = small.migrating.load("things")
+    assert (went.failed, went.outcomes.unchanged, went.skipped_chunks, went.different) == ({}, 6, 2, 0)
 
 
 def test_an_emptied_partition_ends_with_nothing_extracted(small: Small) -> None:

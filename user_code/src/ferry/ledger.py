@@ -248,7 +248,7 @@ def close_partition(
             raise PromiseBroken(
                 f"the stage has {rows} rows in {chunks} chunks, the ledger {row[0]} in {row[1]}",
                 where=f"{entity}, {partition}",
-                next="Run the partition again; the ledger decides what is still to do",
+                next="Run the partition again: each row is held against the target, and the ledger written anew",
             )
         if row[2]:
             raise TransientError(

@@ -7,6 +7,7 @@ Nothing of a chunk is kept unless its accounting adds up and the target says tha
 import uuid
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import takewhile
 from typing import Any
 
 import adbc_driver_manager as adbc
@@ -293,20 +294,25 @@ class Loader:
         self.link()
         if self._may_have_lost(manifest, partition):
             vanished.note(self, manifest, partition)
-        with self.connection.transaction():
-            self.take_turn()
-            ledger.close_partition(
-                self.connection,
-                entity=self.plan.name,
-                partition=partition,
-                stage_id=manifest.stage_id,
-                content_hash=manifest.content_hash,
-                plan_hash=self.plan.plan_hash,
-                taken_at=manifest.taken_at,
-                rows=manifest.rows,
-                chunks=len(manifest.parts),
-                run_id=self.run_id,
-            )
+        try:
+            with self.connection.transaction():
+                self.take_turn()
+                ledger.close_partition(
+                    self.connection,
+                    entity=self.plan.name,
+                    partition=partition,
+                    stage_id=manifest.stage_id,
+                    content_hash=manifest.content_hash,
+                    plan_hash=self.plan.plan_hash,
+                    taken_at=manifest.taken_at,
+                    rows=manifest.rows,
+                    chunks=len(manifest.parts),
+                    run_id=self.run_id,
+                )
+        except PromiseBroken:
+            # The next load goes by what is in the target, and writes what was found wrong anew.
+            ledger.doubt(self.connection, self.plan.name, partition)
+            raise
 
     def _may_have_lost(self, manifest: Manifest, partition: str) -> bool:
         """Whether this partition was loaded, wholly or in part, with rows that may not be in its stage now.
@@ -649,4 +655,6 @@ def refused(error: psycopg.Error | adbc.Error, where: str) -> FerryError:
 
 def _said(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # From here on PostgreSQL shows the statement.
+    lines = list(takewhile(lambda line: not line.startswith("LINE "), lines))
     return " ".join(lines[:2]) if lines else type(error).__name__
