@@ -11,8 +11,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
 from emulators.airbyte import CLIENT, CONNECTION, SECRET, WORKSPACE
+from ferry.cli_connectors import connectors
 from ferry.components.connections import recall, refresh
 from ferry.components.following import open_service
 from ferry.errors import FerryError
@@ -161,7 +163,8 @@ def test_a_failed_sync_fails_with_the_connectors_words_and_keeps_what_arrived(
     said = failure(shop.sync(instance))
     assert "Airbyte, old shop, sync 1: the sync failed: permission denied for table orders" in said
     assert "INFO destination > customers: 500 records written" in said
-    assert "These streams had arrived before: customers" in said
+    assert said.endswith("ERROR platform > permission denied for table orders.")
+    assert "These streams had arrived before: customers. Repair it there (http" in said
     assert (latest(instance, CUSTOMERS).tags or {})["dagster/data_version"] == "airbyte-1-partial"
     assert instance.get_latest_materialization_event(ORDERS) is None
     assert instance.get_runs()[0].tags["dagster/max_retries"] == "0"
@@ -264,7 +267,10 @@ def test_a_renamed_connection_is_known_by_its_id(shop: Synced, instance: dg.Dags
 
 
 def test_definitions_load_without_a_socket_and_say_how_old_they_are(shop: Synced) -> None:
-    """Before anything was asked and after: the tables are there, no connection is tried, the age is said."""
+    """Before anything was asked and after: the tables are there, no connection is tried, the age is said.
+
+    The commands ask, show the age and sync.
+    """
     program = (
         "import sys, json, dagster as dg\nfrom pathlib import Path\n"
         "import socket\n"
@@ -288,15 +294,24 @@ def test_definitions_load_without_a_socket_and_say_how_old_they_are(shop: Synced
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 
+    def command(*words: str) -> str:
+        done = CliRunner().invoke(connectors, [*words, "--defs", str(shop.defs)])
+        assert done.exit_code == 0, done.exception
+        return done.output
+
     shop.declare(patience=0.3)
     shop.tool.control(down=True)
+    assert "never" in command("list")
     before = load()
     assert set(before) == {"landing/customers", "landing/orders"}
     assert "has not been asked about it yet: `ferry connectors refresh` does" in before["landing/orders"]
     shop.tool.control(down=False)
-    refresh(shop.defs, read_settings())
+    assert command("refresh").startswith("shop: 2 streams, http://")
+    assert command("sync", "shop") == "shop: customers 500 rows, orders 2,000 rows\n"
     shop.tool.control(down=True)
-    assert f"was read on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}" in load()["landing/orders"]
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    assert f"was read on {today}" in load()["landing/orders"]
+    assert f" {today} " in command("list")
     told = refresh(shop.defs, read_settings())["shop"]
     assert isinstance(told, FerryError)
     assert recall(read_settings(), "shop") is not None

@@ -26,8 +26,9 @@ def show(defs: Defs = None) -> None:
     from ferry.components.connections import declared_connections, recall
 
     table = Table(title="Connections", title_justify="left")
-    for heading in ("name", "tool", "connection", "streams", "read from the tool"):
+    for heading in ("name", "tool", "connection", "streams"):
         table.add_column(heading)
+    table.add_column("read from the tool", no_wrap=True)
     settings = read_settings()
     for one in declared_connections(_folder(defs)):
         kept = recall(settings, one.attributes.name)
@@ -37,7 +38,7 @@ def show(defs: Defs = None) -> None:
             one.label,
             one.attributes.connection,
             streams,
-            kept.read_at if kept else "never",
+            f"{kept.read_at[:16].replace('T', ' ')} UTC" if kept else "never",
         )
     console.print(table)
 
@@ -53,7 +54,9 @@ def refresh(defs: Defs = None) -> None:
             failed.append(told)
         else:
             console.print(
-                f"{name}: {len(told.connection.tables)} streams, {told.connection.url}", highlight=False
+                f"{name}: {len(told.connection.tables)} streams, {told.connection.url}",
+                highlight=False,
+                soft_wrap=True,  # an address that is broken over lines cannot be clicked
             )
     if failed:
         raise failed[0] if len(failed) == 1 else PermanentError("; ".join(map(str, failed)))
@@ -66,7 +69,7 @@ def sync(name: str, defs: Defs = None) -> None:
 
     told = sync_now(_folder(defs), name)
     console.print(
-        f"{name}: {', '.join(f'{table} {rows} rows' for table, rows in told.items())}", highlight=False
+        f"{name}: {', '.join(f'{table} {rows:,} rows' for table, rows in told.items())}", highlight=False
     )
 
 

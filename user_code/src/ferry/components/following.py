@@ -176,16 +176,13 @@ def fault(service: Service, connection: Connection, sync: Sync) -> FerryError | 
             next="Materialize again to start another one",
         )
     done = [name for name, counts in sync.streams.items() if counts.whole]
-    kept = f" These streams had arrived before: {', '.join(done)}" if done else ""
-    log = "\n".join(sync.log[-LOG_LINES:])
+    log = "\n".join([". The log ends with:", *sync.log[-LOG_LINES:]]) if sync.log else ""
     kind = TransientError if sync.passing else PermanentError
     return kind(
         f"the sync failed: {sync.error or 'no reason was given'}",
         where=where,
-        why=f"{kept} The log ends with:\n{log}\n".lstrip() if log else kept.strip(),
-        next=f"Repair it there ({sync.url}), then re-execute"
-        if sync.url
-        else "Repair it there, then re-execute",
+        why=f"These streams had arrived before: {', '.join(done)}" if done else "",
+        next=f"Repair it there{f' ({sync.url})' if sync.url else ''}, then re-execute{log}",
     )
 
 
