@@ -1,8 +1,10 @@
 """A server that answers each request as a test says, byte for byte, and remembers what it was asked."""
 
+import contextlib
+import re
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 
@@ -14,28 +16,26 @@ class Scripted:
         asked: each request's head as text, in order.
     """
 
-    def __init__(self, answer: Callable[[str, int], bytes]) -> None:
-        """Args: gives the bytes for a request's target (`/items?page=2`) and its number, from 1; none hangs up."""
+    def __init__(self, answer: Callable[[str, int], bytes | Iterable[bytes]]) -> None:
+        """Args: gives the bytes for a request's target (`/items?page=2`) and its number, from 1; none hangs up.
+
+        What is no single text of bytes is sent piece by piece, until the client has gone.
+        """
         self.asked = list[str]()
         script = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                while head := self._head():
-                    script.asked.append(head)
-                    size = next(
-                        (
-                            line.split(":")[1]
-                            for line in head.lower().split("\r\n")
-                            if "content-length:" in line
-                        ),
-                        0,
-                    )
-                    self.rfile.read(int(size))
-                    said = answer(head.split(" ")[1], len(script.asked))
-                    self.wfile.write(said)
-                    if not said or b"connection: close" in said.lower():
-                        return
+                with contextlib.suppress(OSError):  # the client has gone
+                    while head := self._head():
+                        script.asked.append(head)
+                        length = re.search(r"(?i)\r\ncontent-length: *(\d+)", head)
+                        self.rfile.read(int(length[1]) if length else 0)
+                        said = answer(head.split(" ")[1], len(script.asked))
+                        for piece in [said] if isinstance(said, bytes) else said:
+                            self.wfile.write(piece)
+                        if not isinstance(said, bytes) or not said or b"connection: close" in said.lower():
+                            return
 
             def _head(self) -> str:
                 lines = []

@@ -340,7 +340,7 @@ class Handler(BaseHTTPRequestHandler):
             self._raw(body, len(body) * (10 if due == "half_next" else 1))
             self.close_connection = due == "half_next"
         elif due == "long_line":
-            self._raw(b'{"data": {"items": [{"name": "' + b"x" * value + b'"}]}}', None)
+            self._raw(b'{"data": {"items": [{"name": "', value, more=value)
         elif due == "bomb":
             self._raw(
                 gzip.compress(b'{"data": "' + b"0" * 100_000_000, 1), None, {"Content-Encoding": "gzip"}
@@ -420,7 +420,10 @@ class Handler(BaseHTTPRequestHandler):
                 setattr(self.api.faults, name, value)
         return self._send(200, self.api.tell(), plain=True)
 
-    def _raw(self, body: bytes, length: int | None, headers: dict[str, str] | None = None) -> None:
+    def _raw(
+        self, body: bytes, length: int | None, headers: dict[str, str] | None = None, *, more: int = 0
+    ) -> None:
+        """Bytes as they are; `more` of one sign after them, made as they are sent."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body) if length is None else length))
@@ -429,6 +432,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             self.wfile.write(body)
+            for _ in range(more // 2**20):
+                self.wfile.write(b"x" * 2**20)
         except OSError:
             self.close_connection = True
 

@@ -271,7 +271,7 @@ class FileSource:
         form = self.declared.format or _format_of(file.name)
         opened = OpenedFile(
             name=file.name,
-            open=lambda: cast(BinaryIO, self._fs.open(file.path, "rb")),
+            open=lambda: cast(BinaryIO, self._fs.open(file.path, "rb", block_size=self._block_bytes)),
             size=file.size,
             compression=compression_of(file.name, self.declared.compression),
             encoding=getattr(form, "encoding", "utf-8"),
