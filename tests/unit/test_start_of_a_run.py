@@ -54,3 +54,11 @@ def test_a_run_imports_no_more_than_it_needs_and_has_the_same_definitions() -> N
     assert server["documented"] != [], "the UI has no documentation of component types to show"
     for what in ("assets", "checks", "jobs"):
         assert run[what] == server[what] != []
+
+
+def test_the_command_imports_no_more_than_it_needs_either() -> None:
+    """`ferry run` has imported its commands and the way of a run through Dagster, and no client of an API."""
+    code = "import sys, ferry.cli, ferry.components.run; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "dagster" in done.stdout.split()
+    assert not LATE & set(done.stdout.split())

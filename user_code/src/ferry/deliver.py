@@ -21,7 +21,6 @@ from ferry.sending import Api, Delivered, Delivery, gone, prepare
 from ferry.settings import Settings
 from ferry.sign_off import refuse_change
 from ferry.targets.api_declaration import ApiTarget
-from ferry.targets.rest import RestTargetApi
 
 __all__ = ["Delivered", "api_of", "deliver", "deliver_all", "delivery_order", "needs", "read_back"]
 
@@ -166,7 +165,10 @@ def api_of(plans: MigrationPlan, plan: EntityPlan, settings: Settings) -> Api | 
     if target.api.within:
         _check_within(plans, plan, target.api)
         return None
+    # Imported here, with the clients behind them: most runs deliver nothing.
     if target.api.rest:
+        from ferry.targets.rest import RestTargetApi
+
         return RestTargetApi(target.api.rest, target.api.connection, settings, where)
     from ferry.targets.shopify import ShopifyTargetApi
 

@@ -16,7 +16,7 @@ from ferry.edges import NULL_THEN_UPDATE, EdgePlan
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.refused import API, PARENT
 from ferry.targets.api_declaration import Within
-from ferry.targets.rest import placed
+from ferry.targets.item import placed
 
 PAGE = 500
 # Of a parent that is not over there: its id, what became of it, the API's words, and ids beside its own.

@@ -24,7 +24,7 @@ from ferry.declaration import fingerprint
 from ferry.errors import DeclarationError, TransientError
 from ferry.outgoing import Outgoing, Row, link_of, may_come_later, part_order
 from ferry.plan import EntityPlan, MigrationPlan
-from ferry.targets.rest import Item, Result
+from ferry.targets.item import Item, Result
 
 # `sending` is on its way, or was when a process died; `held` is not sent because a parent was refused. `also` are ids
 # beside the row's own, `taken` the body that the API took last, `operation` what it calls the work on a request.

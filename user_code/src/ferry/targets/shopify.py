@@ -20,7 +20,7 @@ from ferry.sources.calls import Answer, Patience, Throttled
 from ferry.sources.declared import checked
 from ferry.sources.shopify import Shop, judged
 from ferry.targets.api_declaration import ShopifyTarget
-from ferry.targets.rest import Item, Result
+from ferry.targets.item import Item, Result
 from ferry.targets.shopify_bulk import BulkMutations
 
 
