@@ -23,7 +23,7 @@ from ferry.targets import direct
 # Where a process can be stopped exactly: before the call, after it, or some moment within it.
 MOMENTS: dict[str, tuple[Any, str]] = {
     "extract": (source, "conform"),
-    "stage part": (stage.Stage, "_write_part"),
+    "stage part": (stage.Stage, "add"),
     "stage rename": (os, "rename"),
     "seal": (stage.Stage, "seal"),
     "copy": (load.Loader, "copy"),

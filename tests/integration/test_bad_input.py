@@ -118,6 +118,8 @@ def test_a_wrong_name_is_told_with_file_key_and_the_nearest_right_one(
         ("orders/defs.yaml", "total: total_amount", "total: state", "orders/defs.yaml: columns",
          "cannot be carried exactly into state (text)"),
         ("products/defs.yaml", "    name: title\n", "", "products/defs.yaml: columns", "'name' goes nowhere"),
+        ("products/defs.yaml", "drop: [updated_at]", "drop: [updated_at, name]", "products/defs.yaml: columns",
+         "nothing fills public.products.title. it is NOT NULL and has no default. Map a source column to it"),
         ("orders/defs.yaml", "start: 1992-01-01", "start: 2024-01-01", "orders/defs.yaml: partition",
          "`end` lies before `start`"),
     ],

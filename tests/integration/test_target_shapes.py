@@ -150,6 +150,51 @@ def test_a_percent_sign_in_a_name_is_refused(small: Small) -> None:
     assert small.migrating.plans().order == ("names",)
 
 
+@pytest.mark.parametrize(
+    ("columns", "key", "words"),
+    [
+        ("{n}1 int, {n}2 int, v int", ["{n}1", "{n}2"], "Ferry calls them old_"),
+        ("id int, {n}1 int, {n}2 int", ["id"], "Ferry calls them c_"),
+    ],
+)
+def test_names_that_would_be_cut_to_one_are_refused(
+    small: Small, columns: str, key: list[str], words: str
+) -> None:
+    """Two that PostgreSQL tells apart by the last character alone are no longer two where Ferry adds a few."""
+    name = "n" * 62
+    columns, key = columns.replace("{n}", name), [one.replace("{n}", name) for one in key]
+    made = "create table x (new_id int generated always as identity primary key, "
+    small.source(f"create table x ({columns})")
+    small.target(f"{made}{columns})")
+    small.declare("x", "pass", key=key)
+    with pytest.raises(DeclarationError, match=words):
+        small.migrating.plans()
+
+
+def test_a_name_that_is_too_long_for_a_kept_row_is_refused(small: Small, tmp_path: Path) -> None:
+    """A question as the title of a CSV column: it would be missing from a row that is rejected and replayed."""
+    small.migrating.connections["exports"] = str(tmp_path)
+    title = "How satisfied are you with what was delivered within the last 12 months?"
+    (tmp_path / "answers.csv").write_text(f'id,"{title}"\n1,very\n')
+    small.target("create table answers (new_id int generated always as identity primary key, said text)")
+
+    def declare(fields: dict[str, object], columns: dict[str, str]) -> None:
+        source = {
+            "connection": "exports",
+            "files": "answers.csv",
+            "key": "id",
+            "fields": {"id": "text", **fields},
+        }
+        small.declare("answers", "id: str", source=source, columns=columns)
+
+    declare({title: "text"}, {title: "said"})
+    with pytest.raises(DeclarationError, match=r"longer name than PostgreSQL.*path: <its name>"):
+        small.migrating.plans()
+    declare({"said": {"type": "text", "path": title}}, {})
+    small.migrating.load_all()
+    assert small.rows("select said from answers") == [("very",)]
+
+
 def test_a_view_is_no_target(small: Small) -> None:
     """The plan refuses before anything is read."""
     small.source("create table names (id int primary key, name text)")

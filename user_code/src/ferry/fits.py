@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LISTABLE = ("text", "varchar", "bpchar", "int2", "int4", "int8", "uuid")
 MOST_COLUMNS = 1_550
 """Columns of one entity that a load can hold."""
+MOST_BYTES = 63
+"""Of a name in PostgreSQL; what is longer is cut without a word."""
 
 
 def unknown_columns(entity: Entity, source: Table) -> list[str]:
@@ -85,6 +87,27 @@ def listed_values(plan: "EntityPlan") -> dict[str, tuple[str, ...]]:
     if declared.partition is None or declared.source.kind != "table":
         return {}
     return {cut.by or "": cut.values for cut in declared.partition.cuts if isinstance(cut.values, tuple)}
+
+
+def check_lengths(plan: "EntityPlan") -> None:
+    """PostgreSQL cuts a name after 63 bytes, and ours begin with a few more: none may be another one's then."""
+    if long := next((name for name in plan.schema.names if len(name.encode()) > MOST_BYTES), None):
+        raise DeclarationError(
+            f"the column {long!r} has a longer name than PostgreSQL can keep a rejected row under ({MOST_BYTES} bytes)",
+            where=str(plan.entity.path),
+            next="Read it under a shorter one: `fields: {short: {type: …, path: <its name>}}`, or through a view",
+        )
+    written = dict.fromkeys((*plan.target_key, *plan.written))
+    for prefix, names in (("old_", plan.source_key), ("new_", plan.target_key), ("c_", written)):
+        seen: dict[bytes, str] = {}
+        for name in names:
+            if (other := seen.setdefault(f"{prefix}{name}".encode()[:MOST_BYTES], name)) != name:
+                raise DeclarationError(
+                    f"the columns {other!r} and {name!r} differ in their last characters only",
+                    where=f"{plan.entity.path}: columns",
+                    why=f"Ferry calls them {prefix}…, and PostgreSQL cuts a name after {MOST_BYTES} bytes",
+                    next="Name one of them otherwise, through a view or in the target",
+                )
 
 
 def check_possible(plan: "EntityPlan") -> None:

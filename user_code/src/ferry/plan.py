@@ -30,6 +30,7 @@ from ferry.fits import (
     check_filled,
     check_foreign,
     check_key,
+    check_lengths,
     check_names,
     check_possible,
     check_stub,
@@ -258,6 +259,7 @@ def _plan_entity(
         ),
         circle if any(edge.strategy == AHEAD for edge in edges) else (),
     )
+    check_lengths(plan)
     check_possible(plan)
     for position, edge in enumerate(edges):
         check_comparable(plan, position, tables[edge.parent][0])
