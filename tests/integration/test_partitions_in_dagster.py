@@ -10,6 +10,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from ferry.components import FerryResource
 from ferry.components.entity import entity_assets, migration_in
+from ferry.io_managers import DatabaseIOManager, Relation
 from ferry.partition import OTHERS
 from regions import EVERY_KEY, orders_by_region
 from small import Small
@@ -60,6 +61,27 @@ def run(
         tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
         raise_on_error=False,
     )
+
+
+def read(small: Small, instance: dg.DagsterInstance, cut: dg.PartitionsDefinition, key: str) -> list[int]:
+    """The keys that an asset of somebody's own gets of one partition of the loaded table."""
+    seen = []
+
+    @dg.asset(partitions_def=cut, ins={"orders": dg.AssetIn("loaded_orders", input_manager_key="crm")})
+    def report(orders: Relation) -> None:
+        seen.extend(sorted(orders.to_pandas()["new_id"]))
+
+    migration, ferry = migration_in(small.migrating.folder), FerryResource()
+    resources = {
+        "ferry": ferry,
+        "id_map": dg.mem_io_manager,
+        "crm": DatabaseIOManager(connection="crm", ferry=ferry),
+    }
+    assets = [entity_assets(migration, migration["orders"]), report]
+    assert dg.materialize(
+        assets, instance=instance, resources=resources, selection=[report], partition_key=key
+    ).success
+    return seen
 
 
 def stale(small: Small, instance: dg.DagsterInstance, keys: list[str]) -> set[tuple[str, str]]:
@@ -120,7 +142,10 @@ def test_what_the_sensor_finds_is_run_in_rectangles_and_each_partition_has_its_o
     checks = instance.get_records_for_run(
         result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
     ).records
-    assert len(checks) == 4 * len(EVERY_KEY)
+    assert len(checks) == 5 * len(EVERY_KEY)
+    for key in (f"2024-01|{OTHERS}", "2024-02|north"):
+        there = small.rows("select new_new_id from ferry.id_map_orders where partition = %s order by 1", key)
+        assert (read(small, instance, keys, key), len(there) > 2) == ([one for (one,) in there], True)
     assert stale(small, instance, EVERY_KEY) == set()
     small.source("update orders set total = 99 where id = 3")
     observe(small, instance)
