@@ -7,25 +7,28 @@ import dagster as dg
 from ferry.components.partitions import is_discovered, range_tags
 
 
-def condition_of(declared: str, upstream: dg.AssetKey) -> dg.AutomationCondition | None:
+def condition_of(declared: str, upstream: dg.AssetKey, *, own_stage: bool) -> dg.AutomationCondition | None:
     """The condition of one asset of an entity.
 
     Args:
         declared: the declaration's `automation`.
         upstream: the asset that its rows come from: the observed source, or the entity's own stage before it.
+        own_stage: whether it is the latter.
     """
     if declared == "none":
         return None
+    automation, before = dg.AutomationCondition, dg.AssetSelection.assets(upstream)
+    # An earlier stage of its own that is new says nothing: a run that fails at a later one leaves it behind, and would
+    # be repeated for that. Stages go together.
+    together = automation.any_deps_match(automation.will_be_requested()).allow(before)
     if declared == "eager":
         # A sync may have changed rows of any month, so not only the newest partition follows it.
-        return dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
-    changed = dg.AutomationCondition.data_version_changed() | dg.AutomationCondition.will_be_requested()
-    return (
-        dg.AutomationCondition.any_deps_match(changed)
-        .allow(dg.AssetSelection.assets(upstream))
-        .since_last_handled()
-        & ~dg.AutomationCondition.in_progress()
-    ).with_label("the source changed")
+        eager = automation.eager().without(automation.in_latest_time_window())
+        others = automation.any_deps_updated().ignore(before)
+        return eager.replace("any_deps_updated", others | together) if own_stage else eager
+    changed = automation.data_version_changed() | automation.will_be_requested()
+    asked = together if own_stage else automation.any_deps_match(changed).allow(before)
+    return (asked.since_last_handled() & ~automation.in_progress()).with_label("the source changed")
 
 
 def source_automation(

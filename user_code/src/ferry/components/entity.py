@@ -147,7 +147,9 @@ def entity_assets(migration: Migration, entity: DeclaredEntity) -> dg.AssetsDefi
             tags={**declaration.tags, "ferry/entity": entity.name},
             kinds={RAW: {"parquet"}, VALIDATED: {"pydantic"}, LOADED: {"postgres", "table"}}[stage],
             code_version=versions[stage],
-            automation_condition=condition_of(declaration.automation, upstream[stage][0]),
+            automation_condition=condition_of(
+                declaration.automation, upstream[stage][0], own_stage=stage != RAW
+            ),
             skippable=True,
             metadata=_declared_metadata(entity, stage),
         )
