@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 
 
 def wait_for(what: str, probe: Callable[[], Answer | None], seconds: float, pause: float = 0.5) -> Answer:
-    """The first true answer of `probe`, which is asked again until then; past `seconds` the test fails."""
+    """The first true answer of `probe`, asked again after each `pause` until then; past `seconds` the test fails."""
     end = time.monotonic() + seconds
     while True:
         answer = probe()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from asking import wait_for
 from conftest import LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE, Shop
 from ferry import ledger
 from migrating import DECLARATIONS, Migrating, declarations_by_year
@@ -174,23 +175,26 @@ def kill_at(migrating: Migrating, names: list[str], place: tuple[str, str, int])
             stderr=subprocess.PIPE,
         )
         try:
-            while process.poll() is None and watch.execute(waits).fetchone() == (0,):
-                pass
+            wait_for(
+                "the process waits for the place, or ended",
+                lambda: process.poll() is not None or watch.execute(waits).fetchone() != (0,),
+                120,
+                pause=0.02,
+            )
         finally:
             process.kill()
             _, said = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, said.decode()
         holder.rollback()
-        while watch.execute(alive).fetchone() != (0,):
-            pass
+        wait_for("it is gone", lambda: watch.execute(alive).fetchone() == (0,), 60, pause=0.02)
 
 
 @pytest.mark.parametrize(
-    ("names", "place"),
+    ("names", "place", "chunk_rows"),
     [
-        (["customers"], ("customers", "all", 1)),
-        (["customers", "employees", "orders"], ("orders", "1994", 2)),
-        (["order_lines"], ("order_lines", "1993", 3)),
+        (["customers"], ("customers", "all", 1), 200),
+        (["customers", "employees", "orders"], ("orders", "1994", 2), 200),
+        (["order_lines"], ("order_lines", "1993", 3), 400),
     ],
     ids=[
         "in customers, who refer to each other",
@@ -199,10 +203,10 @@ def kill_at(migrating: Migrating, names: list[str], place: tuple[str, str, int])
     ],
 )
 def test_a_killed_load_is_finished_by_the_next(
-    by_year: Migrating, oracle: Oracle, names: list[str], place: tuple[str, str, int]
+    by_year: Migrating, oracle: Oracle, names: list[str], place: tuple[str, str, int], chunk_rows: int
 ) -> None:
     """SIGKILL inside a chunk's transaction: nothing of that chunk is kept; the next run does the rest."""
-    by_year.chunk_rows = 101
+    by_year.chunk_rows = chunk_rows
     kill_at(by_year, names, place)
     with by_year.target() as target:
         chunks, in_target, waiting, rejected = target.execute(

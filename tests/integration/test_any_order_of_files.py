@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from asking import wait_for
 from ferry import ledger
 from ferry.errors import TransientError
 from ferry.load import Loader
@@ -194,8 +195,12 @@ class AtOnce:
         waiting = (
             "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         )
-        while self.threads[-1].is_alive() and len(self.small.rows(waiting)) < len(self.threads):
-            pass
+        wait_for(
+            "all wait, or this one ended",
+            lambda: not self.threads[-1].is_alive() or len(self.small.rows(waiting)) == len(self.threads),
+            120,
+            pause=0.02,
+        )
 
     def end(self) -> dict[str, Went]:
         """Wait for all of them."""

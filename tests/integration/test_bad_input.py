@@ -7,10 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Shop
 from ferry import cli
-from migrating import Migrating
+from migrating import Migrating, declarations_by_year
 
 Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def by_year(module_shop: Shop, tmp_path: Path) -> Migrating:
+    """Declarations of this test's own over a shop that all tests here share, since none may write a row."""
+    return Migrating(
+        module_shop.source_url,
+        module_shop.target_url,
+        declarations_by_year(tmp_path / "defs"),
+        tmp_path / "stage",
+    )
 
 
 @pytest.fixture

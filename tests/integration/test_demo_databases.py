@@ -12,11 +12,20 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from asking import wait_for
 from shop.demo.databases import Databases, prepare
 from shop.demo.server import EmbeddedServer
 
 SCALE = 0.001
 ENDLESS = "SELECT count(*) FROM generate_series(1, 100000000000)"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home that tests share; whoever needs the databases in it, as they are when new, calls `prepare`."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    yield home
+    EmbeddedServer(home).remove()
 
 
 @pytest.fixture
@@ -52,24 +61,24 @@ def command(home: Path, *words: str, scale: str = str(SCALE)) -> subprocess.Comp
     )
 
 
-def test_the_second_call_finds_what_the_first_one_made(home: Path) -> None:
+def test_the_second_call_finds_what_the_first_one_made(shared: Path) -> None:
     """What happened to the databases since is still there; another scale starts anew."""
-    first = prepare(home, SCALE)
+    first = prepare(shared, SCALE)
     with psycopg.connect(first.target_url) as target:
         target.execute("UPDATE customers SET loyalty_points = 77 WHERE customer_id = 1")
-    assert prepare(home, SCALE) == Databases(first.source_url, first.target_url, made=False)
+    assert prepare(shared, SCALE) == Databases(first.source_url, first.target_url, made=False)
     with psycopg.connect(first.target_url) as target:
         assert target.execute("SELECT loyalty_points FROM customers WHERE customer_id = 1").fetchone() == (
             77,
         )
-    assert prepare(home, SCALE / 2).made
+    assert prepare(shared, SCALE / 2).made
     with psycopg.connect(first.target_url) as target:
         assert target.execute("SELECT loyalty_points FROM customers WHERE customer_id = 1").fetchone() == (1,)
 
 
-def test_the_same_scale_gives_the_same_rows(home: Path, tmp_path: Path) -> None:
+def test_the_same_scale_gives_the_same_rows(shared: Path, tmp_path: Path) -> None:
     """Rows and dirt hold no chance and no clock: two servers get equal databases."""
-    one = prepare(home, SCALE)
+    one = prepare(shared, SCALE)
     other_home = tmp_path / "other"
     try:
         other = prepare(other_home, SCALE)
@@ -79,14 +88,14 @@ def test_the_same_scale_gives_the_same_rows(home: Path, tmp_path: Path) -> None:
         EmbeddedServer(other_home).remove()
 
 
-def test_a_half_made_pair_is_made_again(home: Path) -> None:
+def test_a_half_made_pair_is_made_again(shared: Path) -> None:
     """Databases that an interrupted call left without the mark of completeness are not taken for good."""
-    made = prepare(home, SCALE)
+    made = prepare(shared, SCALE)
     whole = contents(made.source_url)
     with psycopg.connect(made.source_url, autocommit=True) as source:
         source.execute("COMMENT ON DATABASE legacy IS NULL")
         source.execute("DELETE FROM order_lines")
-    assert prepare(home, SCALE).made
+    assert prepare(shared, SCALE).made
     assert contents(made.source_url) == whole
 
 
@@ -111,9 +120,9 @@ def test_directories_above_keep_their_permissions(tmp_path: Path) -> None:
     assert not Path(sockets).exists()
 
 
-def test_nobody_enters_without_the_password(home: Path) -> None:
+def test_nobody_enters_without_the_password(shared: Path) -> None:
     """Neither role can be used with a wrong password or with none, and each home draws its own."""
-    server = EmbeddedServer(home).start()
+    server = EmbeddedServer(shared).start()
     url = server.url("postgres")
     password = url.split(":")[2].split("@")[0]
     for wrong in (url.replace(password, "postgres"), url.replace(f":{password}", "")):
@@ -121,20 +130,19 @@ def test_nobody_enters_without_the_password(home: Path) -> None:
             psycopg.connect(wrong)
     with psycopg.connect(url) as connection:
         assert connection.execute("SHOW is_superuser").fetchone() == ("off",)
-    assert (home / "server.json").stat().st_mode & 0o077 == 0
+    assert (shared / "server.json").stat().st_mode & 0o077 == 0
 
 
-def test_a_killed_server_starts_again_with_all_that_was_committed(home: Path) -> None:
+def test_a_killed_server_starts_again_with_all_that_was_committed(shared: Path) -> None:
     """SIGKILL during a long statement: the next start ends the orphan and loses nothing."""
-    server = EmbeddedServer(home).start()
+    server = EmbeddedServer(shared).start()
     busy = server.admin()
     with server.admin() as admin:
         admin.execute("CREATE TABLE kept AS SELECT 1 AS one")
         endless = threading.Thread(target=_endless, args=[busy])
         endless.start()
         running = "SELECT count(*) FROM pg_stat_activity WHERE query = %s AND state = 'active'"
-        while admin.execute(running, [ENDLESS]).fetchone() == (0,):
-            pass
+        wait_for("it runs", lambda: admin.execute(running, [ENDLESS]).fetchone() == (1,), 60, pause=0.02)
         os.kill(server.pid(), signal.SIGKILL)
     server.start()
     endless.join()
@@ -147,9 +155,9 @@ def _endless(connection: psycopg.Connection) -> None:
         connection.execute(ENDLESS)
 
 
-def test_a_pid_file_that_names_a_stranger_is_not_believed(home: Path) -> None:
+def test_a_pid_file_that_names_a_stranger_is_not_believed(shared: Path) -> None:
     """After a reboot the old number may be any process's; it is not taken for the server, nor harmed."""
-    server = EmbeddedServer(home).start()
+    server = EmbeddedServer(shared).start()
     with server.admin() as admin:
         (data,) = admin.execute("SHOW data_directory").fetchone()
     lines = (Path(data) / "postmaster.pid").read_text().splitlines()

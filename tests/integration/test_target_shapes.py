@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from asking import wait_for
 from ferry.errors import DeclarationError
 from ferry.load import Loader
 from ferry.replay import replay
@@ -390,8 +391,13 @@ def test_keys_of_every_kind_outlast_a_kill_a_replay_and_a_rollback(small: Small)
             env={**os.environ, **small.migrating.environment},
         )
         waiting = "select from pg_locks where locktype = 'transactionid' and not granted"
-        while len(small.rows(waiting)) < len(kinds):
-            assert loads.poll() is None
+        wait_for(
+            "all loads wait, or ended",
+            lambda: loads.poll() is not None or len(small.rows(waiting)) == len(kinds),
+            120,
+            pause=0.02,
+        )
+        assert loads.poll() is None
         loads.kill()
         loads.wait()
         holder.rollback()
@@ -476,8 +482,7 @@ def test_a_lost_connection_fails_the_partition_and_the_next_run_goes_on(small: S
             "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
             " and query ilike 'copy%'"
         )
-        while not (pids := small.rows(waiting)):
-            assert loading.is_alive()
+        pids = wait_for("the load waits for the table", lambda: small.rows(waiting), 60, pause=0.02)
         small.rows("select pg_terminate_backend(%s)", pids[0][0])
         loading.join()
     assert len(found) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from asking import wait_for
 from ferry.errors import PermanentError
 from ferry.load import Loader
 from ferry.loaders import Loaders
@@ -204,8 +205,7 @@ def test_chunks_are_loaded_side_by_side_and_an_error_waits_for_the_others(small:
     def fails(loader: Loader) -> int:
         with psycopg.connect(small.migrating.target_url, autocommit=True) as watcher:
             waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted and objid = 77"
-            while not watcher.execute(waiting).fetchone():
-                pass
+            wait_for("the other waits", lambda: watcher.execute(waiting).fetchone(), 60, pause=0.02)
         ended.append(loader.connection.info.backend_pid)
         loader.connection.execute("select pg_advisory_unlock(77)")
         raise PermanentError("this one fails")
