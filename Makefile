@@ -40,6 +40,10 @@ demo-airbyte: $(VENV)/.installed ## migrate what an emulated Airbyte syncs, with
 demo-shopify: $(VENV)/.installed ## migrate a shop from an emulated Shopify, without an account (ORDERS=3000)
 	@$(BIN)/python -m shop.demo.shopify tests/emulators/shopify.py
 
+.PHONY: demo-to-shopify
+demo-to-shopify: $(VENV)/.installed ## migrate an old shop into an emulated Shopify, by bulk mutations (SCALE=0.002)
+	@$(BIN)/python -m shop.demo.to_shopify tests/emulators/shopify.py
+
 .PHONY: demo-databases
 demo-databases: $(VENV)/.installed ## start the demo's databases alone and print their URLs
 	@$(BIN)/python -m shop.demo databases
@@ -51,7 +55,7 @@ demo-ui: $(VENV)/.installed ## open the Dagster UI on what the demo did (PORT=30
 .PHONY: demo-clean
 demo-clean: ## remove the demo's databases, stage and history
 	@test ! -x $(BIN)/python || $(BIN)/python -m shop.demo clean
-	@rm -rf out/demo out/demo-airbyte out/demo-shopify
+	@rm -rf out/demo out/demo-airbyte out/demo-shopify out/demo-to-shopify
 
 .PHONY: test
 test: $(VENV)/.installed ## unit and integration tests, without Docker

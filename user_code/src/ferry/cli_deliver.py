@@ -46,7 +46,7 @@ def deliver(
 
 def show(done: list[Delivered]) -> None:
     """What became of the journals, as a table, and the first refusals."""
-    table = Table(title="Delivered", title_justify="left")
+    table = Table(title="Delivered", title_justify="left", box=None, pad_edge=False)
     counts = ("created", "updated", "unchanged", "removed", "refused", "held", "waiting")
     for heading in ("entity", *counts):
         table.add_column(heading, justify="left" if heading == "entity" else "right")
