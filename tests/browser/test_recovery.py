@@ -50,6 +50,9 @@ def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     page.goto(f"{served.url}/assets/loaded_orders?view=partitions&partition=1993")
     expect(page.get_by_text("Failed (1)")).to_be_visible()
     expect(page.get_by_text("dagster/partition_row_count")).to_be_visible()
+    bar = page.get_by_role("img", name=re.compile("^inserted [0-9,]+, rejected"))
+    expect(bar).to_be_visible()
+    assert bar.evaluate("shown => shown.naturalWidth") >= 480
     picture(page, "asset-partitions")
     page.goto(f"{served.url}/assets/loaded_orders?view=checks&checkDetail=settled")
     expect(page.get_by_text("Load the parents, then settle")).to_be_visible()

@@ -167,9 +167,13 @@ def test_a_materialization_tells_what_an_operator_asks_and_nothing_personal(
     kept = {"dagster/row_count", "dagster/column_schema", "dagster/storage_kind"} | speed
     assert kept | {"dagster/uri", "preview"} <= set(raw)
     assert kept | {"dagster/table_name", "dagster/column_lineage", "peak MiB", "rejections"} <= set(loaded)
-    assert {"extracted", "inserted", "updated", "unchanged", "preserved", "rejected", "waiting"} <= set(
-        loaded
-    )
+    ends = ("extracted", "inserted", "updated", "unchanged", "preserved", "rejected", "waiting")
+    assert set(ends) <= set(loaded)
+    bar = loaded["outcomes"].value
+    assert isinstance(bar, str)
+    named = [f"{end} {loaded[end].value:,}" for end in ends[1:] if loaded[end].value]
+    assert bar.startswith(f"![{', '.join(named)}](data:image/svg+xml;base64,")
+    assert len(bar) < 1500
     assert {"dagster/row_count", "accepted", "rejected", "reasons", "examples"} <= set(
         told["validated_customers"]
     )

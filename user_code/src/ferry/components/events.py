@@ -11,6 +11,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.events import DagsterEventBatchMetadata, generate_event_batch_id
 
 from ferry.components.partitions import dimension_tags
+from ferry.components.picture import outcome_bar
 from ferry.components.preview import preview
 from ferry.components.versions import Versions, stamp
 from ferry.contract import compile_contract
@@ -224,6 +225,7 @@ class Recorder:
                 outcomes.inserted + outcomes.updated + outcomes.unchanged + outcomes.preserved,
             ),
             **outcomes.as_dict(),
+            "outcomes": outcome_bar(outcomes.as_dict()),
             "dagster/table_name": declaration.target.table,
             "chunks": len(manifest.parts),
             "chunks skipped": event.skipped_chunks,
