@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from ferry.errors import PromiseBroken
-from ferry.extract import Extraction, Span
+from ferry.extract import Extraction, Span, one_ahead
 from ferry.partition import Scheme
 from ferry.sources.facts import ROW_HASH
 from ferry.stage import Manifest, Part, Stage, cut
@@ -79,22 +79,30 @@ def renewed(
         PromiseBroken: the source did not give a row with the hash that it said.
         PermanentError: a staged part is damaged.
     """
-    after: tuple[Any, ...] | None = None
     last: Renewed | None = None
-    for part in earlier.parts:
+    span = Span()
+    for part, old, span, now in one_ahead(_spans(stage, earlier, reading, key, chunk_rows)):
         if last is not None:
             yield last
             last = None
-        old = stage.read_hashed(earlier, part)
-        span = Span(after, tuple(old.column(name)[-1].as_py() for name in key))
-        now = _hashes(reading, span, 2 * part.rows + chunk_rows)
         if now is None:
             for table in cut(reading.batches(span), old.schema, chunk_rows, chunk_bytes):
                 yield Renewed(table, None, _nowhere(table), lost=True)
         else:
             last = _renewed(old, now, part, reading, key, stage.where)
+    yield from _last(last, reading, Span(span.upto), chunk_rows, chunk_bytes)
+
+
+def _spans(
+    stage: Stage, earlier: Manifest, reading: Extraction, key: tuple[str, ...], chunk_rows: int
+) -> Iterator[tuple[Part, pa.Table, Span, pa.Table | None]]:
+    """Each staged part, its rows, the span of its keys, and what of it is there now (`_hashes`)."""
+    after: tuple[Any, ...] | None = None
+    for part in earlier.parts:
+        old = stage.read_hashed(earlier, part)
+        span = Span(after, tuple(old.column(name)[-1].as_py() for name in key))
+        yield part, old, span, _hashes(reading, span, 2 * part.rows + chunk_rows)
         after = span.upto
-    yield from _last(last, reading, Span(after), chunk_rows, chunk_bytes)
 
 
 def _hashes(reading: Extraction, span: Span, most: int) -> pa.Table | None:
@@ -132,8 +140,15 @@ def _renewed(
         )
     place = position.copy()
     place[~same] = old.num_rows + np.arange(other.num_rows)
-    rows = pa.concat_tables([old.cast(fresh.schema), fresh]).combine_chunks().take(pa.array(place))
-    return Renewed(rows, part, np.where(same, position, -1), lost)
+    taken = pa.array(place)
+    # Column by column: all of them at once would lie in memory three times over.
+    columns = [
+        pa.chunked_array([*old.column(f.name).chunks, *fresh.column(f.name).chunks], f.type)
+        .combine_chunks()
+        .take(taken)
+        for f in fresh.schema
+    ]
+    return Renewed(pa.table(columns, fresh.schema), part, np.where(same, position, -1), lost)
 
 
 def _positions(old: pa.Table, now: pa.Table, key: tuple[str, ...]) -> np.ndarray:

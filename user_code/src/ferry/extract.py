@@ -84,7 +84,10 @@ class Extraction(Protocol):
         ...
 
     def hashes(self, span: Span) -> Iterator[pa.RecordBatch]:
-        """Key and `ROW_HASH` of the rows of a span, in the order of `batches`; only where they are `hashed`."""
+        """Key and `ROW_HASH` of the rows of a span, in the order of `batches`; only where they are `hashed`.
+
+        Called from another thread, beside `batches` and `picked`.
+        """
         raise PermanentError("the rows of this source come without hashes")
 
     def picked(self, keys: pa.Table) -> pa.Table:

@@ -117,6 +117,14 @@ class PostgresSource(Source):
     @functools.cached_property
     def arrow(self) -> ArrowConnection:
         """The connection that reads rows."""
+        return self._arrow()
+
+    @functools.cached_property
+    def beside(self) -> ArrowConnection:
+        """One that reads hashes, while the other one reads the rows that they tell of."""
+        return self._arrow()
+
+    def _arrow(self) -> ArrowConnection:
         try:
             return ArrowConnection(self._url)
         except adbc.Error as error:
@@ -125,8 +133,9 @@ class PostgresSource(Source):
             ) from None
 
     def close(self) -> None:
-        """Close both, whatever state they are in."""
-        opened = [self.__dict__.pop(name) for name in ("control", "arrow") if name in self.__dict__]
+        """Close them, whatever state they are in."""
+        names = ("control", "arrow", "beside")
+        opened = [self.__dict__.pop(name) for name in names if name in self.__dict__]
         for connection in opened:
             with contextlib.suppress(psycopg.Error, adbc.Error):
                 connection.close()
@@ -322,7 +331,7 @@ class PostgresExtraction(Extraction):
     def hashes(self, span: Span) -> Iterator[pa.RecordBatch]:
         """Read keys and hashes, ordered by key."""
         schema = pa.schema([*(self.schema.field(column.name) for column in self._key), ROW_HASH])
-        for batch in self._stream(self._rows(self._key, span)):
+        for batch in self._stream(self._rows(self._key, span), self._source.beside):
             yield conform(batch, schema, self._where)
 
     def picked(self, keys: pa.Table) -> pa.Table:
@@ -393,11 +402,11 @@ class PostgresExtraction(Extraction):
             [conform(batch, wanted, self._where, {}) for batch in table.to_batches()], schema=wanted
         )
 
-    def _stream(self, query: sql.Composed) -> Iterator[pa.RecordBatch]:
+    def _stream(self, query: sql.Composed, arrow: ArrowConnection | None = None) -> Iterator[pa.RecordBatch]:
         """The result of a query in this snapshot; the first batch is empty and carries the schema."""
         text = query.as_string(self._control)
         try:
-            arrow = self._source.arrow
+            arrow = arrow or self._source.arrow
             arrow.rollback()
             for statement in (
                 "begin isolation level repeatable read, read only",
