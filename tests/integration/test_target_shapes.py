@@ -388,7 +388,7 @@ def test_keys_of_every_kind_outlast_a_kill_a_replay_and_a_rollback(small: Small)
         holder.execute(third.encode())
         loads = subprocess.Popen(
             [sys.executable, "-c", AT_ONCE, str(small.migrating.folder)],
-            env={**os.environ, **small.migrating.environment},
+            env={**os.environ, **small.migrating.environment, "FERRY_LOADERS": "1"},
         )
         waiting = "select from pg_locks where locktype = 'transactionid' and not granted"
         wait_for(
@@ -408,7 +408,7 @@ def test_keys_of_every_kind_outlast_a_kill_a_replay_and_a_rollback(small: Small)
         )
 
     begun = {kind: keys(kind) for kind in kinds}
-    assert all({3, 4} <= set(found) < {1, 3, 4, 7, 8, 9} for found in begun.values()), begun
+    assert [set(found) for found in begun.values()] == [{1, 3, 4}] * len(kinds)
     small.migrating.load_all()
     small.target(*(f"alter table {kind} drop constraint {kind}_name_check" for kind in kinds))
     plans = small.migrating.plans()
