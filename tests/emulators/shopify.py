@@ -187,10 +187,7 @@ class Faults:
     cut_download: int = 0  # the next n downloads break off in the middle
     drop_bulk_line: int = 0  # that line of a bulk file is missing
     shuffle_bulk: bool = True  # children come anywhere, not after their parents
-    orders_a_minute: int = (
-        0  # more new orders than that are put off, as in a development store; 0 for no limit
-    )
-    minute: float = 60  # seconds of such a minute
+    put_off_next: int = 0  # that many new orders are put off, as a development store does after five a minute
     lose_mutation: int = 0  # the answer to every n-th mutation never arrives, though it took effect
     no_ranges: bool = False  # downloads ignore Range
     bulk_tail: str = ""  # what stands after the last line of a bulk file
@@ -247,8 +244,7 @@ class Shop:
         self.bulk_bytes = 0
         self.deleted: list[str] = []
         self.uploads: dict[str, bytes | None] = {}
-        self.mutations, self.put_off = 0, 0
-        self.ordered: list[float] = []
+        self.mutations = 0
         self.data = _make_shop(args)
 
     def tell(self) -> dict[str, Any]:
@@ -258,7 +254,8 @@ class Shop:
             "overdrawn": self.points.overdrawn, "rest_spent": self.calls.spent, "rest_overdrawn": self.calls.overdrawn,
             "operations": len(self.operations), "bulk_bytes": self.bulk_bytes,
             "rows": {k: len(v) for k, v in self.data.items()}, "pages": self.pages,
-            "put_off": self.put_off, "bulk_lines": sum(len(o["answers"]) for o in self.operations.values() if "answers" in o),
+            "put_off_next": self.faults.put_off_next,
+            "bulk_lines": sum(len(o["answers"]) for o in self.operations.values() if "answers" in o),
         }  # fmt: skip
 
     def now(self) -> float:
@@ -615,10 +612,8 @@ class Resolver:
         own = next(((m["namespace"], m["key"], m["value"]) for m in order.get("metafields") or []), None)
         if own and any(row.get("customId") == own for row in shop.data["orders"]):
             return no("Value must be unique", "metafields", "0", "value")
-        began, faults = time.monotonic(), shop.faults
-        shop.ordered = [at for at in shop.ordered if at > began - faults.minute]
-        if faults.orders_a_minute and len(shop.ordered) >= faults.orders_a_minute:
-            shop.put_off += 1
+        if shop.faults.put_off_next:
+            shop.faults.put_off_next -= 1
             return no("Too many attempts. Please try again later.")
         asked = order.get("lineItems") or []
         if not asked:
@@ -644,7 +639,6 @@ class Resolver:
                 "product": variant and variant["product"],
                 "originalUnitPriceSet": {"shopMoney": price, "presentmentMoney": price},
             })  # fmt: skip
-        shop.ordered.append(began)
         now = datetime.fromtimestamp(shop.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         money = {"amount": f"{total:.2f}", "currencyCode": order.get("currency") or "EUR"}
         row = {
