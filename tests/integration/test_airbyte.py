@@ -64,7 +64,15 @@ def test_materializing_syncs_once_and_reports_rows_bytes_and_the_tools_page(
     """
     monkeypatch.setattr("ferry.components.connector.PROGRESS_SECONDS", 0)
     shop.tool.control(hold=True)
-    with shop.meanwhile(looked(9), hold=False):
+    seen: list[int] = []
+
+    def shown(told: dict[str, Any]) -> bool:
+        """Whether somebody has looked twice since the first stream's rows are there."""
+        if told["syncs"] and told["syncs"][0]["rows"] == 500:
+            seen.append(told["requests"].get("POST /api/v1/jobs/get_without_logs", 0))
+        return bool(seen) and seen[-1] >= seen[0] + 2
+
+    with shop.meanwhile(shown, hold=False):
         result = shop.sync(instance)
     assert result.success
     told = logged(instance, result, 20)
