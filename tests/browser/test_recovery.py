@@ -28,16 +28,42 @@ def served(by_year: Migrating, tmp_path: Path) -> Iterator[Served]:
         yield running
 
 
+def launched_by_clicking(page: Page, served: Served) -> str:
+    """Find an asset, choose the three of orders in the graph and a range of years, and launch; the backfill's id."""
+    page.get_by_text("Search", exact=True).first.click()
+    page.keyboard.type("loaded_orders")
+    page.get_by_role("link", name="loaded_orders").first.click()
+    page.wait_for_url("**/assets/loaded_orders")
+    page.goto(f"{served.url}/{GRAPH}")
+    first, last = (page.get_by_text(name, exact=True).locator("visible=true").first for name in ORDERS[::2])
+    first.click()
+    last.click(modifiers=["Shift"])
+    page.get_by_role("button", name="Materialize selected (3)").click()
+    years = page.get_by_role("dialog").get_by_role("textbox").first
+    years.fill("[1992...1998]")
+    years.press("Enter")
+    page.get_by_role("button", name="Launch backfill").click()
+
+    def backfills() -> list[dict[str, str]]:
+        asked = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"
+        return served.graphql(asked)["partitionBackfillsOrError"]["results"]
+
+    (launched,) = wait_for("the click launches a backfill", backfills, 60)
+    return launched["id"]
+
+
 def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     served: Served, by_year: Migrating, page: Page
 ) -> None:
-    """Seven years of orders, one that cannot be staged: the backfill shows six and one, the partition is red, the run
-    says why; *From failure* in the run's menu loads that year alone."""
+    """An asset is found by its name. Seven years of orders are launched from the graph, one of which cannot be staged:
+    the backfill shows six and one, the partition is red, the run says why; *From failure* in the run's menu loads that
+    year alone."""
     served.succeeded(served.launch(*PARENTS, location=served.location))
     broken = by_year.stage / "orders" / "1994"
     broken.parent.mkdir(parents=True, exist_ok=True)
     broken.write_text("a file where a folder should be")
-    backfill = served.backfill(*ORDERS)
+    page.goto(f"{served.url}/{GRAPH}")
+    backfill = launched_by_clicking(page, served)
     run_id = wait_for(
         "a run of the backfill", lambda: served.runs_with_tag("dagster/backfill", backfill), 120
     )[0]
