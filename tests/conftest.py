@@ -15,7 +15,7 @@ from migrating import Migrating, declarations_by_year
 from oracle import Oracle
 from shop.demo.databases import create_database, drop_database, make_databases
 from shop.demo.generator import Generator
-from shop.demo.server import EmbeddedServer
+from shop.demo.server import OWNER, EmbeddedServer
 
 # How long an example takes says nothing on a machine that does other work as well. Where `CI` is set the same examples
 # come every time, so that what does not land is never a matter of luck; everywhere else they are new ones.
@@ -24,6 +24,14 @@ settings.load_profile("ferry")
 
 SCALE = float(os.environ.get("FERRY_TEST_SCALE", "0.002"))
 LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE = "legacy_template", "new_shop_template"
+EMPTY, SPARE = "template1", 4
+# What a new database has not: objects that initdb did not make, among them schemas, and settings of its own.
+LEFT = """
+select (select count(*) from pg_depend where objid >= 16384) + (select count(*) from pg_largeobject_metadata)
+  + (select count(*) from pg_namespace where oid >= 16384) + (to_regnamespace('public') is null)::int
+  + (select count(*) from pg_db_role_setting s join pg_database d on d.oid = setdatabase
+     where datname = current_database())
+"""
 _numbers = itertools.count(1)
 # The files that take longest, by their own seconds. Begun first, no process is left alone with one at the end.
 LONGEST = (
@@ -76,19 +84,47 @@ def shop_templates(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFact
     return LEGACY_TEMPLATE, NEW_SHOP_TEMPLATE
 
 
-@pytest.fixture
-def new_database(server: EmbeddedServer) -> Iterator[Callable[..., str]]:
-    """`new_database()` makes an empty database, `new_database(template)` a copy; both return its URL."""
-    made: list[str] = []
+@pytest.fixture(scope="session")
+def spare() -> list[str]:
+    """Databases that tests have done with and that are empty again: making one costs more than what most do in it."""
+    return []
 
-    def make(template: str = "template1") -> str:
-        made.append(f"test_{next(_numbers)}")
-        create_database(server, made[-1], template)
-        return server.url(made[-1])
+
+@pytest.fixture
+def new_database(server: EmbeddedServer, spare: list[str]) -> Iterator[Callable[..., str]]:
+    """`new_database()` makes an empty database, `new_database(template)` a copy; both return its URL."""
+    empty: list[str] = []
+    copies: list[str] = []
+
+    def make(template: str = EMPTY) -> str:
+        name = f"test_{next(_numbers)}"
+        if template == EMPTY and spare:
+            with server.admin() as admin:
+                admin.execute(f"alter database {spare.pop()} rename to {name}".encode())
+        else:
+            create_database(server, name, template)
+        (empty if template == EMPTY else copies).append(name)
+        return server.url(name)
 
     yield make
-    for name in made:
+    for name in empty:
+        if len(spare) < SPARE and _is_empty_again(server, name):
+            spare.append(name)
+        else:
+            drop_database(server, name)
+    for name in copies:
         drop_database(server, name)
+
+
+def _is_empty_again(server: EmbeddedServer, name: str) -> bool:
+    """Let go of everybody, drop all that the owner made in a database, and say whether it is as it was when new."""
+    with server.admin() as admin:
+        admin.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s", [name]
+        )
+    with psycopg.connect(server.url(name, superuser=True), autocommit=True) as connection:
+        connection.execute(f"drop owned by {OWNER} cascade".encode())
+        return connection.execute(LEFT).fetchone() == (0,)
 
 
 @pytest.fixture(scope="session")
