@@ -454,7 +454,6 @@ import dagster as dg, numpy as np, pandas as pd
 from ferry.components import FerryResource
 from ferry.memory import peak_mib
 from ferry.io_managers import DatabaseIOManager, Frames, ParquetIOManager
-from file_stores import S3
 
 ROWS = 20_000
 
