@@ -18,7 +18,7 @@ import pyarrow as pa
 from ferry.errors import PermanentError
 from ferry.sources.page import WindowIncomplete
 
-BLOCK_BYTES = 8 * 1024 * 1024
+BLOCK_BYTES = 4 * 1024 * 1024
 LINE_BYTES = 64 * 1024 * 1024
 # Below this a high ratio is no attack: a small file of zeros is a small file.
 _FREE_EXPANSION = 64 * 1024 * 1024
