@@ -1,5 +1,6 @@
 """What did not change is not read, not sent and not written again, and nothing is missed for it."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,10 @@ import psycopg
 import pytest
 
 from asking import wait_for
-from ferry.errors import PermanentError
+from ferry.errors import PermanentError, TransientError
 from ferry.load import Loader
 from ferry.loaders import Loaders
+from ferry.pipeline import carry
 from ferry.rollback import roll_back
 from ferry.stage import Manifest, Stage
 from small import Small
@@ -219,3 +221,52 @@ def test_chunks_are_loaded_side_by_side_and_an_error_waits_for_the_others(small:
                 loaders.finish()
             assert len(set(ended)) == 2
             assert ended[0] == first.connection.info.backend_pid
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_row_that_only_a_torn_run_has_loaded_is_told_when_it_is_gone(
+    small: Small, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """The run ended before it had a stage; the next one, with other changes or none, starts from the stage before."""
+    declare(small, mapped=True)
+    small.migrating.load_all()
+    small.source("insert into things values (201, 'short-lived', 0, 1)")
+
+    def killed(*_: object, **__: object) -> None:
+        raise TransientError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "seal", killed)
+        assert small.migrating.load("things").failed
+    assert small.rows("select count(*) from things where id = 201") == [(1,)]
+    small.source("delete from things where id = 201")
+    if others:
+        small.source("insert into things values (202, 'other', 0, 1)")
+    assert not small.migrating.load("things").failed
+    assert small.rows("select key from ferry.vanished_rows") == [(["201"],)]
+
+
+def test_a_repeated_key_is_found_although_only_its_other_row_is_new(small: Small, tmp_path: Path) -> None:
+    """A run has staged the file and loaded nothing; the part with the first row is as it was when it was loaded."""
+    small.migrating.chunk_rows = 5
+    small.migrating.connections["exports"] = str(tmp_path)
+    small.target("create table items (id int primary key, name text)")
+    fields = {"id": {"type": "int", "parse": True}, "name": "text"}
+    source = {"connection": "exports", "files": "items.csv", "key": "id", "fields": fields}
+    small.declare("items", "id: int; name: str", source=source, new_key="id", made="natural")
+    lines = ["id,name", *(f"{number},n{number}" for number in range(10)), ""]
+    (tmp_path / "items.csv").write_text("\n".join(lines))
+    assert small.migrating.load("items").outcomes.inserted == 10
+    (tmp_path / "items.csv").write_text("\n".join([*lines[:-1], "3,other", ""]))
+    # A file that has only just changed is read again in any case.
+    os.utime(tmp_path / "items.csv", (1_600_000_000, 1_600_000_000))
+    list(
+        carry(
+            small.migrating.plans(), "items", ("all",), small.migrating.settings, stages=("raw", "validated")
+        )
+    )
+    went = small.migrating.load("items")
+    assert (went.outcomes.rejected, went.skipped_chunks, went.failed) == (2, 1, {})
+    # Now all is known: nothing is loaded again.
+    again = small.migrating.load("items")
+    assert (again.outcomes.rejected, again.skipped_chunks) == (2, 3)

@@ -267,6 +267,19 @@ def close_partition(
         )
 
 
+def is_torn(connection: psycopg.Connection, entity: str, partition: str) -> bool:
+    """Whether chunks were loaded after the partition was complete, by a run that did not complete it again.
+
+    They may be of a stage that nobody has any more.
+    """
+    row = connection.execute(
+        "select from ferry.ledger join ferry.partitions using (entity, partition)"
+        " where entity = %s and partition = %s and loaded_at > completed_at limit 1",
+        (entity, partition),
+    ).fetchone()
+    return row is not None
+
+
 def reopen_partition(connection: psycopg.Connection, entity: str, partition: str) -> None:
     """Take back that a partition is complete: children whose parents it may lack go on waiting."""
     connection.execute(

@@ -82,6 +82,8 @@ class Loader:
         self.sql = LoadSql(self.plan)
         self._numbers: np.ndarray | None = None
         self._begun: set[str] = set()
+        # Partitions that a run began to load after they were complete, and did not bring to an end.
+        self._torn: set[str] = set()
         # Partitions of which a chunk would not take the short way; the next ones would not either.
         self._the_long_way: set[str] = set()
         self._direct: DirectLoad | None = None
@@ -134,6 +136,8 @@ class Loader:
         before = ledger.chunk_state(self.connection, self.plan.name, partition)
         if before:
             self._begun.add(partition)
+        if ledger.is_torn(self.connection, self.plan.name, partition):
+            self._torn.add(partition)
         return before
 
     def take_turn(self) -> None:
@@ -326,6 +330,8 @@ class Loader:
         ).fetchone()
         if row is None:
             return partition in self._begun
+        if partition in self._torn:
+            return True
         return row[0] != manifest.content_hash and (row[0] != manifest.since or row[1])
 
     def link(self) -> int:

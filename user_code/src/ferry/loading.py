@@ -115,7 +115,8 @@ def _kept(
     judge = None
     for part in manifest.parts:
         again = loader.loaded_before(part, before)
-        if again is not None:
+        # Which rows of a part repeat a key, the others decide: `load_part` compares them.
+        if again is not None and not (manifest.duplicate_keys or again.rejected):
             yield Chunk(stage.partition, part.rows, again, True)
             continue
         judge = judge or Judge(loader.plan)
