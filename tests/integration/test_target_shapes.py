@@ -172,6 +172,23 @@ def test_names_that_would_be_cut_to_one_are_refused(
         small.migrating.plans()
 
 
+@pytest.mark.parametrize("names", [("x", "x_new", "x_pkey"), ("x_pkey", "x_new", "x")])
+def test_entities_may_be_called_as_an_index_is(small: Small, names: tuple[str, ...]) -> None:
+    """Indexes and tables share their names: every entity has its map, also where an earlier version named the index."""
+    for table, name in zip(("one", "two", "three"), names, strict=True):
+        small.source(f"create table {table} (id int primary key)", f"insert into {table} values (1)")
+        small.target(f"create table {table} (new_id bigint generated always as identity primary key)")
+        small.declare(name, "id: int", source={"table": table}, target=table)
+    for name in names:
+        assert small.migrating.load(name).outcomes.inserted == 1
+        if names[0] == "x" == name:
+            index = small.rows(
+                "select indexname from pg_indexes where tablename = 'id_map_x' and indexdef ~ 'new_id'"
+            )
+            small.target(f'alter index ferry."{index[0][0]}" rename to id_map_x_new')
+    assert all(small.migrating.load(name).outcomes.unchanged == 1 for name in names)
+
+
 def test_a_name_that_is_too_long_for_a_kept_row_is_refused(small: Small, tmp_path: Path) -> None:
     """A question as the title of a CSV column: it would be missing from a row that is rejected and replayed."""
     small.migrating.connections["exports"] = str(tmp_path)

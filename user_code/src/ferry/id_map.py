@@ -94,11 +94,19 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
 
 
 def _exists(connection: psycopg.Connection, table: sql.Identifier) -> bool:
-    row = connection.execute("select to_regclass(%s)", (table.as_string(connection),)).fetchone()
-    return bool(row and row[0])
+    """Whether there is such a table; an index may have its name, and is none."""
+    name = table.as_string(connection)
+    query = "select from pg_class where oid = to_regclass(%s) and relkind = 'r'"
+    return connection.execute(query, (name,)).fetchone() is not None
 
 
 def _create(connection: psycopg.Connection, table: MapTable) -> None:
+    # The map of `x` has an index `id_map_x_pkey`, and an earlier version made `id_map_x_new`: names of maps as well.
+    connection.execute(
+        sql.SQL("alter index if exists {} rename to {}").format(
+            table.identifier, sql.Identifier(f"key_{fingerprint(['key', table.entity])[:16]}")
+        )
+    )
     columns = [
         sql.SQL("{} {} not null").format(sql.Identifier(name), sql.SQL(type_))  # type: ignore[arg-type]
         for name, type_ in zip((*table.old, *table.new), (*table.old_types, *table.new_types), strict=True)
@@ -116,7 +124,7 @@ def _create(connection: psycopg.Connection, table: MapTable) -> None:
     # Preserved rows may be shared by several old keys; a key that we made belongs to one.
     connection.execute(
         sql.SQL("create unique index {} on {} ({}) where status <> 'preserved'").format(
-            sql.Identifier(f"id_map_{table.entity}_new"),
+            sql.Identifier(f"new_key_{fingerprint([table.entity])[:16]}"),
             table.identifier,
             sql.SQL(", ").join(map(sql.Identifier, table.new)),
         )
