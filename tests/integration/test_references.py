@@ -3,13 +3,17 @@
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from asking import wait_for
 from ferry.cli import app
+from ferry.constraints import set_aside
 from ferry.errors import DeclarationError, PermanentError
+from ferry.load import Loader
 from ferry.pipeline import hold
 from ferry.replay import replay
 from ferry.rollback import roll_back
@@ -179,6 +183,30 @@ def test_constraints_that_are_set_aside_are_shown_and_come_back_checked(small: S
     assert small.rows(RING) == [
         ("forty", "two"), ("one", "ten"), ("ten", "one"), ("twenty", "one"), ("two", "twenty"),
     ]  # fmt: skip
+
+
+def test_of_two_runs_that_begin_together_one_sets_the_constraints_aside(small: Small) -> None:
+    """The other one waits until it is done, and finds nothing left to do."""
+    small.source("create table things (id int primary key)")
+    small.target(
+        "create table things (new_id bigint generated always as identity primary key, v int)",
+        "create index things_v on things (v)",
+    )
+    small.declare("things", "id: int")
+    plans, settings = small.migrating.plans(), small.migrating.settings
+    waiting = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+    with (
+        Loader(plans, "things", settings) as one,
+        Loader(plans, "things", settings) as other,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        pid = other.connection.info.backend_pid
+        with one.connection.transaction():
+            assert set_aside(one.connection, plans["things"]) == 1
+            second = beside.submit(set_aside, other.connection, plans["things"])
+            wait_for("the other waits", lambda: small.rows(waiting, pid), 60, pause=0.02)
+        assert second.result() == 0
+    assert small.rows("select name from ferry.set_aside") == [("things_v",)]
 
 
 def test_a_cycle_that_no_order_resolves_is_refused_with_the_way_out(small: Small) -> None:

@@ -35,10 +35,14 @@ class SetAside:
 def set_aside(connection: psycopg.Connection, plan: EntityPlan) -> int:
     """Drop the foreign keys and plain secondary indexes of an entity's target, as its declaration asks.
 
+    Of several that begin together one does it, and the others wait for it.
+
     Returns:
         How many were dropped; 0 when they are set aside already.
     """
     with connection.transaction():
+        # Two that make it at once would fail on one another.
+        connection.execute("select pg_advisory_xact_lock(hashtext('ferry.set_aside'))")
         connection.execute(RECORD)
         found = connection.execute(
             "select 'foreign key', conname::text, format('alter table %%s add constraint %%I %%s',"
