@@ -63,7 +63,8 @@ class Dagster:
         said = self.graphql(
             """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
                  __typename ... on LaunchRunSuccess { run { runId } }
-                 ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }""",
+                 ... on PythonError { message } ... on InvalidSubsetError { message }
+                 ... on RunConfigValidationInvalid { errors { message } } } }""",
             params={
                 "selector": {
                     "repositoryLocationName": location,

@@ -48,6 +48,7 @@ class Migrating:
     folder: Path
     stage: Path
     chunk_rows: int = 65_536
+    chunk_bytes: int = 16 * 2**20
     connections: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,6 +59,7 @@ class Migrating:
             "FERRY_CONNECTIONS__CRM": self.target_url,
             "FERRY_STAGE_URI": str(self.stage),
             "FERRY_CHUNK_ROWS": str(self.chunk_rows),
+            "FERRY_CHUNK_BYTES": str(self.chunk_bytes),
             "FERRY_DEFS": str(self.folder),
             "FERRY_RETRIES": "0",
             **{
@@ -74,6 +76,7 @@ class Migrating:
                 "connections": {"legacy": self.source_url, "crm": self.target_url, **self.connections},
                 "stage_uri": str(self.stage),
                 "chunk_rows": self.chunk_rows,
+                "chunk_bytes": self.chunk_bytes,
                 "retries": 0,
             }
         )

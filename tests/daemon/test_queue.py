@@ -100,10 +100,11 @@ def served(small: Small, tmp_path: Path) -> Iterator[Served]:
 
 def test_a_source_has_no_more_readers_than_its_pool(served: Served, source: Source) -> None:
     """Four runs and two slots: two read, two stay in the queue, which others pass. One is killed: its slot goes to the
-    third. Never do more than two read."""
+    last, which has priority over the third. Never do more than two read."""
 
-    def launch(name: str) -> str:
-        return served.launch(f"raw_{name}", f"loaded_{name}", f"validated_{name}", location=served.location)
+    def launch(name: str, **tags: str) -> str:
+        assets = (f"raw_{name}", f"loaded_{name}", f"validated_{name}")
+        return served.launch(*assets, location=served.location, tags=tags)
 
     def readers(count: int) -> list[str]:
         return wait_for(
@@ -112,18 +113,22 @@ def test_a_source_has_no_more_readers_than_its_pool(served: Served, source: Sour
 
     limited = served.graphql('mutation { setConcurrencyLimit(concurrencyKey: "api", limit: 2) }')
     assert limited == {"setConcurrencyLimit": True}
-    runs = {name: launch(name) for name in READERS}
+    *begin, third, last = READERS
+    runs = {name: launch(name) for name in begin}
     first = list(readers(2))
+    runs |= {third: launch(third), last: launch(last, **{"dagster/priority": "5"})}
     served.succeeded(launch("quick"))
     assert source.waiting == first
-    assert {served.run(runs[name])["status"] for name in READERS if name not in first} == {"QUEUED"}
+    assert {served.run(runs[name])["status"] for name in (third, last)} == {"QUEUED"}
 
     messages = "\n".join(served.messages(runs[first[0]]))
     found = re.search(r"Started process for run \(pid: (\d+)\)", messages)
     assert found, messages
     os.kill(int(found[1]), signal.SIGKILL)
     assert served.finished(runs[first[0]])["status"] == "FAILURE"
-    wait_for("the third reads", lambda: len(source.waiting) == 2 and first[0] not in source.waiting, 200)
+    wait_for("another one reads", lambda: len(source.waiting) == 2 and first[0] not in source.waiting, 200)
+    assert set(source.waiting) == {first[1], last}
+    assert served.run(runs[third])["status"] == "QUEUED"
     source.open.set()
     for name in READERS:
         if name != first[0]:

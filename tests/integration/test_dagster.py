@@ -14,7 +14,9 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.loader import LoadingContextForTest
 
+from ferry import ledger
 from ferry.components import FerryResource, migration_jobs
+from ferry.components.checks import evaluating_checks
 from ferry.components.entity import asset_keys, entity_assets, migration_in
 from ferry.io_managers import DatabaseIOManager, IdMap, IdMapIOManager, ParquetIOManager
 from ferry.pipeline import LOADED, RAW, VALIDATED
@@ -466,3 +468,22 @@ def test_all_definitions_load_without_a_deprecated_call() -> None:
         + [f"loaded_{name}_and_id_mapping" for name in ("customers", "employees", "products")]
         + ["loaded_orders", "loaded_order_lines", "customer_history", "order_history", "sales_by_month"]
     )  # fmt: skip
+
+
+def test_a_check_of_a_partition_is_told_each_time_that_it_changes(by_year: Migrating) -> None:
+    """By commands that are no runs as well: the third time as the first, and the UI shows the last."""
+    key = dg.AssetCheckKey(dg.AssetKey("loaded_orders"), "reconciled")
+    with dg.DagsterInstance.ephemeral() as instance, by_year.target() as target:
+        target.autocommit = True
+        ledger.prepare(target)
+        for rows in (3, 0, 2):
+            with evaluating_checks(by_year.plans(), by_year.settings, instance):
+                ledger.reconciled(target, "orders", "1993", rows, "")
+            told = instance.event_log_storage.get_asset_check_execution_history(
+                key, 9, partition_filter=PartitionKeyFilter(key="1993")
+            )
+            assert told[0].event is not None
+            event = told[0].event.dagster_event
+            assert event is not None
+            assert event.asset_check_evaluation_data.metadata["different"].value == rows
+        assert len(told) == 3

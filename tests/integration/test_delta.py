@@ -157,6 +157,45 @@ def test_a_span_with_far_more_rows_than_before_is_read_as_a_whole(small: Small, 
     assert sum(asked) < 700
 
 
+def test_parts_stay_small_however_often_rows_come_between(small: Small) -> None:
+    """A table that doubles five times, each new key between two old ones: no part has more than half as many again."""
+    declare(small, "a number", mapped=True)
+    insert(small, "a number", list(range(0, 102_400, 1024)))
+    small.migrating.load_all()
+    for step in (512, 256, 128, 64, 32):
+        insert(small, "a number", list(range(step, 102_400, 2 * step)))
+        assert not small.migrating.load("things").failed
+        assert max(part.rows for part in staged(small).parts) <= 60
+
+
+def test_wide_rows_that_come_between_are_cut_by_their_bytes(small: Small) -> None:
+    """Four MiB of them in a span of small rows: no part takes more than two parts' bytes."""
+    small.migrating.chunk_rows, small.migrating.chunk_bytes = 1000, 2**20
+    declare(small, "a number", mapped=True)
+    insert(small, "a number", [1, 2, 3, 10_000])
+    small.migrating.load_all()
+    small.source("insert into things select i, i, repeat('x', 20000) from generate_series(100, 300) i")
+    loaded = small.migrating.load("things")
+    assert (loaded.outcomes.inserted, loaded.different) == (201, 0)
+    stage, manifest = Stage(small.migrating.settings.stage_root, "things", "all"), staged(small)
+    assert max(stage.read(manifest, part).nbytes for part in manifest.parts) <= 2 * 2**20
+
+
+def test_what_the_target_takes_by_now_is_loaded_when_another_row_changes(small: Small) -> None:
+    """Rows that it refused are judged again, though they are as they were."""
+    declare(small, "a number", mapped=True)
+    insert(small, "a number", list(range(3, 11)))
+    small.target("alter table things alter note type varchar(6)")
+    small.migrating.load_all()
+    refused = small.rejected("things")
+    assert refused == {"10": "target_refused"}
+    small.source("update things set note = 'short', v = v where id = 3")
+    small.target("alter table things alter note type text")
+    loaded = small.migrating.load("things")
+    assert (loaded.outcomes.rejected, loaded.different) == (0, 0)
+    assert small.rows("select count(*) from things") == [(8,)]
+
+
 def test_everything_that_is_removed_leaves_an_empty_stage(small: Small) -> None:
     """Also the last row; what was loaded is told of as vanished."""
     declare(small, "a number", mapped=True)

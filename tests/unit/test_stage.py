@@ -121,6 +121,15 @@ def test_a_part_that_was_altered_is_found(stage: Stage, tmp_path: Path, damage: 
     assert stage.read(manifest, manifest.parts[0]).num_rows == 100
 
 
+def test_doubt_of_a_stage_that_is_no_longer_current_leaves_the_newer_one(stage: Stage) -> None:
+    """Another run has staged the partition anew and removed the parts that this one still wanted."""
+    before = fill(stage, 120)
+    after = fill(stage, 130)
+    with pytest.raises(PermanentError, match="a staged part is gone"):
+        stage.read(before, before.parts[0])
+    assert stage.manifest() == after
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [({"rows": 251}, "251 rows there and 250 here"), ({"id": "31126"}, "sum(id) is 31126 there and 31125 here"),

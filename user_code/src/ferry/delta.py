@@ -2,13 +2,14 @@
 
 For each part of the stage the source gives key and hash of the rows that lie between its keys now. Rows with the
 hash that they were staged with are taken from the stage, the others are asked for by key. What comes after the last
-part is read as ever, and so is a span that holds far more rows than were staged of it.
+part is read as ever, and so is a span that holds more than a part may.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -46,11 +47,13 @@ class Renewed:
         return self.was >= 0
 
 
-def tells_changes(earlier: Manifest, reading: Extraction, stage: Stage, scheme: Scheme) -> bool:
-    """Whether what changed since a stage was written can be found without reading all of it."""
+def tells_changes(
+    earlier: Manifest, reading: Extraction, stage: Stage, scheme: Scheme, key: tuple[str, ...]
+) -> bool:
+    """Whether what changed since a stage was written, in the order of this key, can be found without reading all."""
     return (
         reading.hashed
-        and earlier.hashed
+        and tuple(earlier.hashed) == key
         and 0 < len(earlier.parts) <= (MOST_SPANS if scheme.cuts else len(earlier.parts))
         and stage.holds(earlier, reading.schema)
     )
@@ -81,45 +84,62 @@ def renewed(
     """
     last: Renewed | None = None
     span = Span()
-    for part, old, span, now in one_ahead(_spans(stage, earlier, reading, key, chunk_rows)):
+    for part, old, span, now in one_ahead(_spans(stage, earlier, reading, key, chunk_rows, chunk_bytes)):
         if last is not None:
             yield last
-            last = None
-        if now is None:
+        last = None if now is None else _renewed(old, now, part, reading, key, stage.where, chunk_bytes)
+        if last is None:
             for table in cut(reading.batches(span), old.schema, chunk_rows, chunk_bytes):
                 yield Renewed(table, None, _nowhere(table), lost=True)
-        else:
-            last = _renewed(old, now, part, reading, key, stage.where)
     yield from _last(last, reading, Span(span.upto), chunk_rows, chunk_bytes)
 
 
 def _spans(
-    stage: Stage, earlier: Manifest, reading: Extraction, key: tuple[str, ...], chunk_rows: int
+    stage: Stage,
+    earlier: Manifest,
+    reading: Extraction,
+    key: tuple[str, ...],
+    chunk_rows: int,
+    chunk_bytes: int,
 ) -> Iterator[tuple[Part, pa.Table, Span, pa.Table | None]]:
     """Each staged part, its rows, the span of its keys, and what of it is there now (`_hashes`)."""
     after: tuple[Any, ...] | None = None
     for part in earlier.parts:
         old = stage.read_hashed(earlier, part)
         span = Span(after, tuple(old.column(name)[-1].as_py() for name in key))
-        yield part, old, span, _hashes(reading, span, 2 * part.rows + chunk_rows)
+        # A part may grow by half before it is cut anew, or each new row would shift all that come after it.
+        yield part, old, span, _hashes(reading, span, chunk_rows + chunk_rows // 2, chunk_bytes)
         after = span.upto
 
 
-def _hashes(reading: Extraction, span: Span, most: int) -> pa.Table | None:
-    """Keys and hashes of a span, None if there are more than so many."""
-    batches, rows = [], 0
-    for batch in reading.hashes(span):
-        batches.append(batch)
-        rows += batch.num_rows
-        if rows > most:
-            return None
-    return pa.Table.from_batches(batches).combine_chunks()
+def _hashes(reading: Extraction, span: Span, rows: int, size: int) -> pa.Table | None:
+    """Keys and hashes of a span, None if there are more rows, or bytes of them, than that."""
+    found = _held(reading.hashes(span), rows, size)
+    return None if found is None else found.combine_chunks()
+
+
+def _held(batches: Iterator[pa.RecordBatch], rows: int, size: int) -> pa.Table | None:
+    """All batches as a table, None as soon as they are more than that."""
+    held: list[pa.RecordBatch] = []
+    with closing(cast("Generator[pa.RecordBatch]", batches)):
+        for batch in batches:
+            held.append(batch)
+            rows, size = rows - batch.num_rows, size - batch.nbytes
+            if rows < 0 or size < 0:
+                return None
+    return pa.Table.from_batches(held)
 
 
 def _renewed(
-    old: pa.Table, now: pa.Table, part: Part, reading: Extraction, key: tuple[str, ...], where: str
-) -> Renewed:
-    """A part with what changed in it put right; without rows if nothing is left of it."""
+    old: pa.Table,
+    now: pa.Table,
+    part: Part,
+    reading: Extraction,
+    key: tuple[str, ...],
+    where: str,
+    chunk_bytes: int,
+) -> Renewed | None:
+    """A part with what changed in it put right, without rows if nothing is left of it; None if it grew too large."""
     position = _positions(old, now, key)
     known = position >= 0
     lost = int(np.count_nonzero(known)) < old.num_rows
@@ -130,7 +150,9 @@ def _renewed(
     if same.all():
         return Renewed(old if not lost else old.take(pa.array(position)), part, position, lost)
     other = now.filter(pa.array(~same))
-    fresh = reading.picked(other.select(list(key)))
+    fresh = _held(reading.picked(other.select(list(key))), other.num_rows, 2 * chunk_bytes - old.nbytes)
+    if fresh is None:
+        return None
     if not fresh.select(other.column_names).combine_chunks().equals(other):
         raise PromiseBroken(
             "the source gave other rows than it said",

@@ -90,7 +90,7 @@ class Extraction(Protocol):
         """
         raise PermanentError("the rows of this source come without hashes")
 
-    def picked(self, keys: pa.Table) -> pa.Table:
+    def picked(self, keys: pa.Table) -> Iterator[pa.RecordBatch]:
         """The rows that have these keys, as `batches` has them; only where they are `hashed`."""
         raise PermanentError("the rows of this source come without hashes")
 

@@ -136,7 +136,11 @@ def _extract(
         if reading.may_repeat_keys:
             facts.wait()
             duplicates = reading.duplicates()
-        if earlier is not None and comparable and tells_changes(earlier, reading, work.stage, plan.scheme):
+        if (
+            earlier is not None
+            and comparable
+            and tells_changes(earlier, reading, work.stage, plan.scheme, plan.source_key)
+        ):
             manifest = _changed(plan, work, settings, reading, earlier, facts, judge, wanted, send)
         else:
             for part, table in work.stage.write(
@@ -144,7 +148,7 @@ def _extract(
                 reading.schema,
                 chunk_rows=settings.chunk_rows,
                 chunk_bytes=settings.chunk_bytes,
-                hashed=reading.hashed,
+                hashed=plan.source_key if reading.hashed else (),
             ):
                 seen = None
                 if LOADED in wanted and earlier is not None:
@@ -177,7 +181,7 @@ def _changed(
 ) -> Manifest:
     """Stage a partition by what changed since it was staged; parts and rows that did not go on from there."""
     stage, lost = work.stage, False
-    stage.begin(reading.schema, hashed=True)
+    stage.begin(reading.schema, hashed=plan.source_key)
     try:
         for one in one_ahead(
             renewed(
@@ -204,6 +208,13 @@ def _changed(
     except PromiseBroken:
         stage.doubt(earlier)
         raise
+    except PermanentError as error:
+        now = stage.manifest()
+        if now is None or now.stage_id == earlier.stage_id:
+            raise
+        raise TransientError(
+            "another run has staged this partition meanwhile", where=stage.where, why=str(error)
+        ) from None
 
 
 def _seen(plan: EntityPlan, work: _Work, earlier: Manifest, part: Part, table: pa.Table) -> Seen | None:

@@ -48,9 +48,9 @@ class Part:
 class Manifest:
     """What a stage holds; `content_hash` covers every part and the list of repeated keys.
 
-    `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing; `hashed`
-    whether each row lies there with its hash. `since` is the content hash of the stage that this one was made from
-    without losing a row of it.
+    `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing; `hashed` the
+    key in whose order the rows lie there with their hashes, nothing if they have none. `since` is the content hash of
+    the stage that this one was made from without losing a row of it.
     """
 
     entity: str
@@ -66,7 +66,7 @@ class Manifest:
     duplicate_keys: int = 0
     said: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
-    hashed: bool = False
+    hashed: tuple[str, ...] = ()
     since: str = ""
 
 
@@ -85,7 +85,8 @@ class Stage:
         if not path.exists():
             return None
         found = json.loads(path.read_text())
-        return Manifest(**{**found, "parts": tuple(Part(**part) for part in found["parts"])})
+        parts, hashed = (Part(**part) for part in found["parts"]), tuple(found.get("hashed", ()))
+        return Manifest(**{**found, "parts": tuple(parts), "hashed": hashed})
 
     def write(
         self,
@@ -94,7 +95,7 @@ class Stage:
         *,
         chunk_rows: int,
         chunk_bytes: int,
-        hashed: bool = False,
+        hashed: tuple[str, ...] = (),
     ) -> Iterator[tuple[Part, pa.Table]]:
         """Write parts as rows arrive; each is given out, with its rows in memory, as soon as it is whole.
 
@@ -105,18 +106,18 @@ class Stage:
         for table in cut(batches, whole, chunk_rows, chunk_bytes):
             yield self.add(table)
 
-    def begin(self, schema: pa.Schema, *, hashed: bool = False) -> None:
-        """Begin to write a stage, one part after the other; `hashed` if the rows come with `ROW_HASH`."""
+    def begin(self, schema: pa.Schema, *, hashed: tuple[str, ...] = ()) -> None:
+        """Begin to write a stage, one part after the other; with `hashed` if the rows come with `ROW_HASH`."""
         self._stage_id = uuid.uuid4().hex
         self._parts: list[Part] = []
         self._totals: dict[str, Decimal | int | None] = {f.name: None for f in schema if summable(f.type)}
         self._schema = schema
-        self._hashes: int | None = 0 if hashed else None
+        self._hashed, self._hashes = hashed, 0
 
     def add(self, table: pa.Table) -> tuple[Part, pa.Table]:
         """Write one part; returns it with its rows, without their hashes."""
         body = parquet(table)
-        if self._hashes is not None:
+        if self._hashed:
             self._hashes += int(exact_sum(table.column(ROW_HASH.name)) or 0)
             table = table.drop_columns([ROW_HASH.name])
         for name in self._totals:
@@ -152,7 +153,7 @@ class Stage:
             for name in sums
             if name in facts.sums and facts.sums[name] != sums[name]
         ]
-        hashes = "" if self._hashes is None else str(self._hashes)
+        hashes = str(self._hashes) if self._hashed else ""
         if facts.fingerprint and hashes and facts.fingerprint != hashes:
             wrong.append("the rows' hashes add up to something else")
         if rows != facts.rows:
@@ -185,7 +186,7 @@ class Stage:
             duplicate_keys=duplicates.num_rows if duplicates is not None else 0,
             said=facts.said,
             fingerprint=facts.fingerprint or hashes,
-            hashed=self._hashes is not None,
+            hashed=self._hashed,
             since=since,
         )
         before = self.manifest()
@@ -308,7 +309,10 @@ class Stage:
             return -1
 
     def doubt(self, manifest: Manifest) -> None:
-        """Make sure that the next materialization reads the source, whatever the source says."""
+        """Make sure that the next materialization reads the source, unless somebody has staged the partition anew."""
+        current = self.manifest()
+        if current is None or current.stage_id != manifest.stage_id:
+            return
         doubted = replace(manifest, fingerprint="")
         put(self.folder / MANIFEST, json.dumps(asdict(doubted), indent=1).encode())
 

@@ -187,15 +187,13 @@ class Judge:
         """
         if self._plan.changes:
             return self.judge(table, None)
-        kept, other = PartVerdict.from_bytes(body), np.flatnonzero(was < 0)
-        place = np.full(kept.rows, -1, dtype=np.int64)
-        place[was[was >= 0]] = np.flatnonzero(was >= 0)
-        fresh = self.judge(table.take(pa.array(other)), None).errors
-        errors = [
-            _renumbered(kept.errors, place[kept.errors.column("row").to_numpy()]),
-            _renumbered(fresh, other[fresh.column("row").to_numpy()]),
-        ]
-        return PartVerdict(table.num_rows, _by_row(errors))
+        # What was rejected is judged again: the target, which some reasons come from, may be another one by now.
+        again = was < 0
+        again[~again] = ~PartVerdict.from_bytes(body).accepted()[was[~again]]
+        other = np.flatnonzero(again)
+        errors = self.judge(table.take(pa.array(other)), None).errors
+        rows = pa.array(other[errors.column("row").to_numpy()], pa.int64())
+        return PartVerdict(table.num_rows, errors.set_column(0, ERRORS.field(0), rows))
 
     def recall(self, body: bytes, table: pa.Table) -> PartVerdict:
         """A verdict that was kept as bytes, with its rows made ready again."""
@@ -384,11 +382,6 @@ class Judge:
 
 # Rules whose message may repeat the value that they failed on.
 _REPEATING = ("expression", "python", "json")
-
-
-def _renumbered(errors: pa.Table, rows: np.ndarray) -> pa.Table:
-    """The same errors of rows with other numbers; those of -1 are left out."""
-    return errors.set_column(0, ERRORS.field(0), pa.array(rows, pa.int64())).filter(pa.array(rows >= 0))
 
 
 def _by_row(tables: list[pa.Table]) -> pa.Table:

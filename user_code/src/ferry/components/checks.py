@@ -1,40 +1,51 @@
 """Checks evaluated anew: what settling, a replay or a repair changed of partitions that no run loads just then."""
 
+import logging
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventType
 
 from ferry import ledger
 from ferry.catalogue import connect
 from ferry.components import events
 from ferry.components.entity import asset_keys
-from ferry.errors import FerryError
 from ferry.loading import examples_of
 from ferry.pipeline import LOADED
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 
+_LOG = logging.getLogger(__name__)
 Counts = dict[tuple[str, str, str], int]
 """Of an entity, its partition and a check, how many rows are in its way, by the ledger."""
 
 
 @contextmanager
 def evaluating_checks(
-    plans: MigrationPlan, settings: Settings, instance: dg.DagsterInstance
+    plans: MigrationPlan, settings: Settings, instance: dg.DagsterInstance, run_id: str = ""
 ) -> Iterator[None]:
     """Evaluate `settled`, `no_orphans` and `reconciled` wherever the block changes how many rows are in their way.
 
-    What a load changes it tells itself. If the block fails, what it did before that is told all the same.
+    What a load changes it tells itself. If the block fails, what it did before that is told all the same. What cannot
+    be told is a warning: the block has done its work, and the ledger knows.
+
+    Args:
+        plans: the whole plan.
+        settings: connections.
+        instance: Dagster's.
+        run_id: the run that the block is of. Without one each block counts as a run of its own: Dagster keeps one
+            evaluation of a partition's check for a run, and one in all for what is of none.
     """
     before = _counts(plans, settings)
     try:
         yield
-    except BaseException:
-        with suppress(FerryError):
-            _tell(plans, settings, instance, before)
-        raise
-    _tell(plans, settings, instance, before)
+    finally:
+        try:
+            _tell(plans, settings, instance, before, run_id or str(uuid.uuid4()))
+        except Exception as error:
+            _LOG.warning("Dagster does not hear of what changed: %s", _first_line(error))
 
 
 @contextmanager
@@ -44,7 +55,9 @@ def evaluating_checks_at_home(plans: MigrationPlan, settings: Settings) -> Itera
         yield
 
 
-def _tell(plans: MigrationPlan, settings: Settings, instance: dg.DagsterInstance, before: Counts) -> None:
+def _tell(
+    plans: MigrationPlan, settings: Settings, instance: dg.DagsterInstance, before: Counts, run_id: str
+) -> None:
     after = _counts(plans, settings)
     changed = [place for place in {**before, **after} if before.get(place, 0) != after.get(place, 0)]
     for target in _targets(plans):
@@ -54,18 +67,24 @@ def _tell(plans: MigrationPlan, settings: Settings, instance: dg.DagsterInstance
                 if plan.declaration.target.connection != target:
                     continue
                 examples = examples_of(connection, plan, partition) if count else {}
-                instance.report_runless_asset_event(
-                    dg.AssetCheckEvaluation(
-                        asset_key=asset_keys(plan.entity)[LOADED],
-                        check_name=check,
-                        partition=partition if plan.scheme.cuts else None,
-                        **{
-                            "settled": events.settled(count, examples),
-                            "no_orphans": events.no_orphans(count, examples),
-                            "reconciled": events.reconciled(count),
-                        }[check],
-                    )
+                evaluation = dg.AssetCheckEvaluation(
+                    asset_key=asset_keys(plan.entity)[LOADED],
+                    check_name=check,
+                    partition=partition if plan.scheme.cuts else None,
+                    **{
+                        "settled": events.settled(count, examples),
+                        "no_orphans": events.no_orphans(count, examples),
+                        "reconciled": events.reconciled(count),
+                    }[check],
                 )
+                event = DagsterEvent(
+                    DagsterEventType.ASSET_CHECK_EVALUATION.value, "ferry", event_specific_data=evaluation
+                )
+                instance.report_dagster_event(event, run_id)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _counts(plans: MigrationPlan, settings: Settings) -> Counts:

@@ -97,7 +97,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            evaluating_checks(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance, context.run_id),
         ):
             _show(context, settle(plans, settings, context.run_id, only=tuple(config.entities)))
 
@@ -110,7 +110,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            evaluating_checks(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance, context.run_id),
         ):
             chosen, key = tuple(config.entities), tuple(config.key) or None
             done = replay(plans, settings, chosen, reason=config.reason, key=key, run_id=context.run_id)
@@ -126,7 +126,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            evaluating_checks(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance, context.run_id),
         ):
             chosen = tuple(config.entities)
             for name, result in hold(plans, chosen, settings, run_id=context.run_id, repair=config.repair):
@@ -160,7 +160,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *targets_of(plans)),
-            evaluating_checks(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance, context.run_id),
         ):
             _show(context, roll_back(plans, settings, tuple(config.entities), tuple(config.partitions)))
 
@@ -177,7 +177,7 @@ def migration_jobs(folder: Path) -> dg.Definitions:
         with (
             _worded(),
             holding(context, *sources_of(plans), *targets_of(plans)),
-            evaluating_checks(plans, settings, context.instance),
+            evaluating_checks(plans, settings, context.instance, context.run_id),
         ):
             done = cut_over(plans, settings, terms, context.run_id, context.log.info)
         _show(context, ({"entity": name, **outcomes} for name, outcomes in done.entities.items()))

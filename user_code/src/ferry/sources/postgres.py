@@ -268,9 +268,14 @@ class PostgresExtraction(Extraction):
             self._control.info.server_version >= HASHES_ROWS
             and not self.may_repeat_keys
             and ROW_HASH.name not in self._table.columns
-            and all(c.not_null and c.category == "b" and c.base_type in _PICKED for c in self._key)
+            and all(c.not_null and c.category == "b" and c.base_type in self._pickable() for c in self._key)
         )
         return self
+
+    def _pickable(self) -> tuple[str, ...]:
+        """Types of a key by which rows can be asked for; what has no encoding cannot be said to be some text."""
+        ascii_ = self._control.info.parameter_status("server_encoding") == "SQL_ASCII"
+        return tuple(name for name in _PICKED if not (ascii_ and name in ("text", "varchar")))
 
     def __exit__(self, *_: object) -> None:
         """Let the snapshot go."""
@@ -334,7 +339,7 @@ class PostgresExtraction(Extraction):
         for batch in self._stream(self._rows(self._key, span), self._source.beside):
             yield conform(batch, schema, self._where)
 
-    def picked(self, keys: pa.Table) -> pa.Table:
+    def picked(self, keys: pa.Table) -> Iterator[pa.RecordBatch]:
         """Ask for each row by its key: an index has them, as `hashed` says."""
         columns = sql.SQL(", ").join(
             sql.SQL("{}::text[]::{}[]").format(
@@ -344,8 +349,8 @@ class PostgresExtraction(Extraction):
             for column in self._key
         )
         wanted = sql.SQL("({}) in (select * from unnest({}))").format(self._names(), columns)
-        found = self._stream(self._rows(self._table.columns.values(), WHOLE, wanted))
-        return pa.Table.from_batches(map(self._conformed, found), self._carried)
+        for batch in self._stream(self._rows(self._table.columns.values(), WHOLE, wanted)):
+            yield self._conformed(batch)
 
     def _rows(
         self, columns: Iterable[Column], span: Span, also: sql.Composable | None = None
