@@ -3,12 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
+from ferry import ledger
 from ferry.cli import app
-from ferry.errors import DeclarationError
+from ferry.components.checks import evaluating_checks
+from ferry.errors import DeclarationError, PermanentError
+from ferry.load import Loader
 from ferry.pipeline import hold
 from ferry.settle import settle
 from small import Small
@@ -270,6 +276,58 @@ def test_the_books_of_an_earlier_version_are_brought_up_to_this_one(small: Small
     assert small.rows("select partition, id > 0 from ferry.before_images") == [("a", True)]
     again = small.migrating.load("things")
     assert (again.skipped_chunks, again.different) == (3, 0)
+
+
+def test_the_books_of_an_earlier_version_are_read_by_who_may_not_write(small: Small) -> None:
+    """Who may only read is told what is there, and nothing is brought up to date."""
+    declare(small)
+    small.migrating.load_all()
+    small.target("update ferry.about set version = version - 1")
+    before = small.rows("select version from ferry.about")
+    reads = "-c default_transaction_read_only=on"
+    with psycopg.connect(small.migrating.target_url, options=reads, autocommit=True) as reader:
+        assert ledger.is_prepared(reader)
+        assert ledger.totals(reader, "things").inserted == 6
+    assert small.rows("select version from ferry.about") == before
+
+
+def test_what_failed_is_said_although_the_checks_cannot_be_evaluated(small: Small) -> None:
+    """The ledger is gone as well: the first error is the one that is raised."""
+    declare(small)
+    small.migrating.load_all()
+    plans, settings = small.migrating.plans(), small.migrating.settings
+
+    def fails(instance: dg.DagsterInstance) -> None:
+        with evaluating_checks(plans, settings, instance):
+            small.target("drop table ferry.ledger")
+            raise PermanentError("the first")
+
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(PermanentError, match="the first"):
+        fails(instance)
+
+
+def test_a_row_that_is_lost_while_its_partition_is_loaded_is_loaded_again(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody says so after the load has asked what is known of its chunk, of which only another row has changed."""
+    declare(small)
+    small.migrating.load_all()
+    small.source("update things set name = 'other' where id = 6")
+    begin = Loader.begin
+
+    def lost(loader: Loader, partition: str) -> dict[int, dict[str, Any]]:
+        before = begin(loader, partition)
+        small.target(
+            "delete from things where name = 'thing 3'", "delete from ferry.id_map_things where old_id = 3"
+        )
+        with small.migrating.target() as other:
+            ledger.doubt(other, "things", "a")
+        return before
+
+    monkeypatch.setattr(Loader, "begin", lost)
+    went = small.migrating.load("things", ("a",))
+    assert (went.outcomes.inserted, went.outcomes.updated, went.different, went.failed) == (1, 1, 0, {})
+    assert small.rows("select name from things where kind = 'a' order by 1") == [("other",), ("thing 3",)]
 
 
 def test_a_ledger_that_was_emptied_is_written_again_and_nothing_comes_twice(small: Small) -> None:

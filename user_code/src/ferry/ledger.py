@@ -3,6 +3,7 @@
 Schema `ferry` of the target database. A re-execution trusts these tables and nothing else.
 """
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any, LiteralString
 
@@ -141,7 +142,7 @@ def prepare(connection: psycopg.Connection) -> None:
             try:
                 connection.execute(SCHEMA)
                 connection.execute("update ferry.about set version = %s", (VERSION,))
-            except psycopg.errors.InsufficientPrivilege as error:
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
                 raise PermanentError(
                     "the bookkeeping schema `ferry` cannot be created in the target",
                     where=str(connection.info.dbname),
@@ -159,10 +160,14 @@ def _version(connection: psycopg.Connection) -> int:
 
 
 def is_prepared(connection: psycopg.Connection) -> bool:
-    """Whether a migration has ever written into this target; what an earlier version left is brought up to this one."""
+    """Whether a migration has ever written into this target.
+
+    What an earlier version left is brought up to this one, except by somebody who may read alone.
+    """
     version = _version(connection)
     if 0 < version < VERSION:
-        prepare(connection)
+        with suppress(PermanentError):
+            prepare(connection)
     return version > 0
 
 

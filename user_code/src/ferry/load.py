@@ -213,7 +213,7 @@ class Loader:
             with self.connection.transaction():
                 if before or self.plan.declaration.match:
                     self.take_turn()
-                if known and seen and self._trusts(known, seen):
+                if known and seen and self._trusts(known, seen) and not self._doubted(partition, part.number):
                     loaded = self._load_changed(
                         partition, part, table, verdict, seen.same, known["row_hash"], where
                     )
@@ -256,6 +256,14 @@ class Loader:
             and known["plan_hash"] == self.plan.plan_hash
             and not known["outcomes"].preserved
         )
+
+    def _doubted(self, partition: str, chunk: int) -> bool:
+        """Whether rows of a chunk may have been lost since the partition was begun; see `vanished.reopen_others`."""
+        row = self.connection.execute(
+            "select plan_hash from ferry.ledger where entity = %s and partition = %s and chunk = %s",
+            (self.plan.name, partition, chunk),
+        ).fetchone()
+        return row != (self.plan.plan_hash,)
 
     def load_rows(
         self, table: pa.Table, accepted: np.ndarray, partition: str, chunk: int, *, numbers: list[int]
