@@ -1,6 +1,6 @@
 """Fills the demo's PostgreSQL with an old and a new shop, once: the same rows as the demo without Docker.
 
-Settings: DEMO_HOST, DEMO_PASSWORD (of the superuser and of the shops' owner), FERRY_DEMO_SCALE (1 is 7.65 million
+Settings: DEMO_HOST, DEMO_PASSWORD (of the superuser and of the shops' owner), FERRY_DEMO_SCALE (1 is 7.85 million
 rows). Shops of the same scale are left as they are, with what was migrated between them; of another scale, or of
 another version of the demo, they are made anew.
 """
@@ -60,7 +60,7 @@ def main() -> None:
     try:
         scale = float(text)
     except ValueError:
-        sys.exit(f"FERRY_DEMO_SCALE is {text!r}. Write a number above 0; 1 is 7.65 million rows.")
+        sys.exit(f"FERRY_DEMO_SCALE is {text!r}. Write a number above 0; 1 is 7.85 million rows.")
     server = ContainerServer(os.environ["DEMO_HOST"], os.environ["DEMO_PASSWORD"])
     server.make_owner()
     if server.recipes() == [recipe(scale)] * 2:

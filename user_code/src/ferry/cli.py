@@ -183,6 +183,8 @@ def status(
     plans = plan_migration(migration, settings, only=tuple(entities or ()))
     shown = []
     for name, connection in each_target(plans, settings):
+        if entities and name not in entities:
+            continue
         scheme, prepared = plans[name].scheme, ledger.is_prepared(connection)
         keys = scheme.chosen(partition, name) if partition and scheme.cuts else scheme.keys
         # Without `--partition` also what was loaded under a declaration that cut otherwise.
@@ -242,7 +244,7 @@ def rejects(
     shown: list[dict[str, Any]] = []
     counts: dict[str, dict[str, int]] = {}
     for name, connection in each_target(plans, settings):
-        if not ledger.is_prepared(connection):
+        if not ledger.is_prepared(connection) or (entities and name not in entities):
             continue
         counts[name] = ledger.rejections(connection, name)
         rows = connection.execute(
@@ -256,7 +258,11 @@ def rejects(
     if as_json:
         return print_json({"counts": counts, "rows": shown})
     if not shown:
-        console.print("No row is rejected.")
+        reasons = sorted({one.partition(":")[0] for found in counts.values() for one in found})
+        others = f" Reasons that there are: {', '.join(reasons)}." if reasons else ""
+        console.print(
+            f"No rejected row matches.{others}" if others else "No row is rejected.", highlight=False
+        )
         return None
     table = Table(title="Rejected rows", title_justify="left")
     for heading in ("entity", "key", "reason", "column", "value", "message"):

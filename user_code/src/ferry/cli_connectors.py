@@ -68,9 +68,8 @@ def sync(name: str, defs: Defs = None) -> None:
     from ferry.components.connector_jobs import sync_now
 
     told = sync_now(_folder(defs), name)
-    console.print(
-        f"{name}: {', '.join(f'{table} {rows:,} rows' for table, rows in told.items())}", highlight=False
-    )
+    tables = (table if rows is None else f"{table} {rows:,} rows" for table, rows in told.items())
+    console.print(f"{name}: {', '.join(tables)}", highlight=False)
 
 
 def _folder(defs: Path | None) -> Path:

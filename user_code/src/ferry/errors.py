@@ -22,9 +22,10 @@ class FerryError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        """One line: `where: what. why. next.` with the empty parts left out."""
+        """One line: `where: what. why. next.` with the empty parts left out; a question keeps its mark."""
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return " ".join(part.rstrip(".") + "." for part in (head, self.why, self.next) if part)
+        parts = (part for part in (head, self.why, self.next) if part)
+        return " ".join(part if part.endswith("?") else part.rstrip(".") + "." for part in parts)
 
     def as_dict(self) -> dict[str, str | bool]:
         """The same for `--json` and for Dagster's metadata."""

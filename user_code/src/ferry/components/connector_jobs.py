@@ -39,8 +39,10 @@ def connector_jobs(folder: Path) -> dg.Definitions:
     return dg.Definitions(jobs=[job], schedules=[hourly])
 
 
-def sync_now(folder: Path, name: str) -> dict[str, int]:
-    """Sync a declared connection through Dagster and wait; gives the rows that its tables have now.
+def sync_now(folder: Path, name: str) -> dict[str, int | None]:
+    """Sync a declared connection through Dagster and wait; gives the rows that entities find in its tables now.
+
+    None for a table that they cannot read yet: a view over it may still have to be made.
 
     Raises:
         PermanentError: the sync failed, in the words of its failure.
@@ -66,8 +68,9 @@ def sync_now(folder: Path, name: str) -> dict[str, int]:
         data = [event.step_failure_data for event in result.all_events if event.is_step_failure]
         said = data[0].user_failure_data.description if data and data[0].user_failure_data else None
         raise PermanentError(said or (str(data[0].error) if data else "the run failed"))
-    return {
-        event.asset_key.path[-1]: int(str(event.materialization.metadata["dagster/row_count"].value))
+    rows = {
+        event.asset_key.path[-1]: event.materialization.metadata.get("dagster/row_count")
         for event in result.get_asset_materialization_events()
-        if event.asset_key and "dagster/row_count" in event.materialization.metadata
+        if event.asset_key
     }
+    return {table: int(str(count.value)) if count else None for table, count in rows.items()}

@@ -30,7 +30,7 @@ def home_from_environment() -> Path:
 
 
 def scale_from_environment() -> float:
-    """$SCALE as a number, 0.02 when it is not set; 1 is 7.65 million rows."""
+    """$SCALE as a number, 0.02 when it is not set; 1 is 7.85 million rows."""
     given = os.environ.get("SCALE") or str(DEFAULT_SCALE)
     try:
         return float(given)

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from ferry.errors import FerryError, PermanentError
+from ferry.errors import PermanentError
+from shop.demo import told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import create_database, fill_new_shop, prepare
 from shop.demo.migrate import DEFS, INSTANCE
@@ -101,7 +102,7 @@ def demo(program: Path) -> None:
     """The demo itself; raises `SystemExit(1)` unless every promise held."""
     home = home_from_environment() / "airbyte"
     home.mkdir(parents=True, exist_ok=True)
-    print("Ferry demo: Airbyte syncs an old shop, Ferry moves it. First the databases are made …", flush=True)
+    print("Airbyte syncs an old shop, Ferry moves it. First the databases are made …", flush=True)
     folder = declare(home)
     old_url = set_up(home, folder)
     landing_url = os.environ["FERRY_CONNECTIONS__LEGACY"]
@@ -142,13 +143,8 @@ def migrate(folder: Path, old_url: str, landing_url: str) -> None:
 
 
 def main() -> int:
-    """Run the demo; what goes wrong is one message and status 1."""
-    try:
-        demo(Path(sys.argv[1]))
-    except FerryError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the demo; gives the status of the process."""
+    return told(lambda: demo(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

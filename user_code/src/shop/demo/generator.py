@@ -23,7 +23,7 @@ class Generator:
     def __init__(self, home: Path, scale: float) -> None:
         if not scale > 0:
             raise PermanentError(
-                f"the scale is {scale}", where="SCALE", next="Choose a number above 0; 1 is 7.65 million rows"
+                f"the scale is {scale}", where="SCALE", next="Choose a number above 0; 1 is 7.85 million rows"
             )
         self._home = home
         self._scale = scale

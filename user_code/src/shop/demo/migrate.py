@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ferry.errors import FerryError
+from shop.demo import told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import Databases, create_database, prepare
 from shop.demo.server import EmbeddedServer
@@ -77,13 +77,8 @@ def demo() -> None:
 
 
 def main() -> int:
-    """Run the demo; what goes wrong is one message and status 1."""
-    try:
-        demo()
-    except FerryError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the demo; gives the status of the process."""
+    return told(demo)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import psycopg
 
-from ferry.errors import DeclarationError, FerryError, PermanentError
+from ferry.errors import DeclarationError, PermanentError
+from shop.demo import told
 from shop.demo.__main__ import home_from_environment
 from shop.demo.databases import create_database
 from shop.demo.migrate import INSTANCE
@@ -164,13 +165,8 @@ def demo(program: Path) -> None:
 
 
 def main() -> int:
-    """Run the demo; what goes wrong is one message and status 1."""
-    try:
-        demo(Path(sys.argv[1]))
-    except (FerryError, urllib.error.URLError) as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the demo; gives the status of the process."""
+    return told(lambda: demo(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

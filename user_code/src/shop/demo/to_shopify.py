@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psycopg
 
-from ferry.errors import FerryError, PermanentError
+from ferry.errors import PermanentError
+from shop.demo import told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import create_database, prepare
 from shop.demo.migrate import INSTANCE
@@ -112,14 +113,9 @@ def demo(program: Path) -> None:
 
 
 def main() -> int:
-    """Run the demo; what goes wrong is one message and status 1."""
+    """Run the demo; gives the status of the process."""
     os.environ.setdefault("SCALE", "0.002")
-    try:
-        demo(Path(sys.argv[1]))
-    except FerryError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 1
-    return 0
+    return told(lambda: demo(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":
