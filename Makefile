@@ -68,6 +68,10 @@ test: $(VENV)/.installed ## unit and integration tests, without Docker
 test-daemon: $(VENV)/.installed ## backfills, queues and re-executions through Dagster's webserver and daemon, without Docker
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/daemon
 
+.PHONY: test-demos
+test-demos: $(VENV)/.installed ## the demos end to end, and data sets that others made, without Docker
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/demos
+
 .PHONY: docs-pictures
 docs-pictures: $(VENV)/.installed ## draw docs/images anew: a failed backfill in the UI (needs Debian's chromium)
 	@FERRY_PICTURES=docs/images $(BIN)/python -m pytest tests/browser/test_recovery.py
