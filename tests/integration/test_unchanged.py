@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from asking import wait_for
+from ferry import reconcile
 from ferry.errors import PermanentError, TransientError
 from ferry.load import Loader
 from ferry.loaders import Loaders
@@ -187,6 +188,27 @@ def test_a_row_that_somebody_altered_in_the_target_is_named(small: Small) -> Non
     loaded = small.migrating.load("things")
     assert loaded.outcomes.updated == 1
     assert [difference.key for difference in loaded.differences] == ["30"]
+
+
+@pytest.mark.parametrize("made", ["identity", "natural"])
+def test_a_map_that_is_read_over_several_connections_tells_what_one_would(
+    small: Small, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """A row that was altered and one that is gone are counted, and no other, wherever the ranges of keys are cut."""
+    monkeypatch.setattr(reconcile, "_LARGE", 1)
+    references = [{"column": "parent", "to": "parents"}]
+    key = "new_id" if made == "identity" else "id"
+    small.declare("things", FIELDS, references=references, columns={"id": "id"}, new_key=key, made=made)
+    small.migrating.load_all()
+    plans, settings = small.migrating.plans(), small.migrating.settings
+    small.target(
+        "update things set price = 7777 where id = 30", "delete from things where id in (1, 150, 200)"
+    )
+    for loaders in (1, 2, 3, 7):
+        with Loader(plans, "things", settings.model_copy(update={"loaders": loaders})) as loader:
+            found = reconcile.digest(loader, ["all"])
+        assert found is not None
+        assert (found["all"].compared, found["all"].different) == (200, 4)
 
 
 def test_chunks_are_loaded_side_by_side_and_an_error_waits_for_the_others(small: Small) -> None:

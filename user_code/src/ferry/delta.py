@@ -18,6 +18,7 @@ import pyarrow as pa
 from ferry.errors import PromiseBroken
 from ferry.extract import Extraction, Span, one_ahead
 from ferry.partition import Scheme
+from ferry.settings import Settings
 from ferry.sources.facts import ROW_HASH
 from ferry.stage import Manifest, Part, Stage, cut
 
@@ -64,9 +65,7 @@ def renewed(
     earlier: Manifest,
     reading: Extraction,
     key: tuple[str, ...],
-    *,
-    chunk_rows: int,
-    chunk_bytes: int,
+    settings: Settings,
 ) -> Iterator[Renewed]:
     """The parts of a stage as they are now, in order; what was appended fills the last one up.
 
@@ -75,40 +74,35 @@ def renewed(
         earlier: the stage before, of which `tells_changes` holds.
         reading: the partition now.
         key: the columns of the source's key.
-        chunk_rows: rows of a part that is made anew.
-        chunk_bytes: bytes in memory at which it is closed early.
+        settings: where a part that is made anew is cut.
 
     Raises:
         PromiseBroken: the source did not give a row with the hash that it said.
         PermanentError: a staged part is damaged.
     """
+    rows, size = settings.chunk_rows, settings.chunk_bytes
     last: Renewed | None = None
     span = Span()
-    for part, old, span, now in one_ahead(_spans(stage, earlier, reading, key, chunk_rows, chunk_bytes)):
+    # A part may grow by half before it is cut anew, or each new row would shift all that come after it.
+    for part, old, span, now in one_ahead(_spans(stage, earlier, reading, key, rows + rows // 2, size)):
         if last is not None:
             yield last
-        last = None if now is None else _renewed(old, now, part, reading, key, stage.where, chunk_bytes)
+        last = None if now is None else _renewed(old, now, part, reading, key, stage.where, size)
         if last is None:
-            for table in cut(reading.batches(span), old.schema, chunk_rows, chunk_bytes):
+            for table in cut(reading.batches(span), old.schema, rows, size):
                 yield Renewed(table, None, _nowhere(table), lost=True)
-    yield from _last(last, reading, Span(span.upto), chunk_rows, chunk_bytes)
+    yield from _last(last, reading, Span(span.upto), rows, size)
 
 
 def _spans(
-    stage: Stage,
-    earlier: Manifest,
-    reading: Extraction,
-    key: tuple[str, ...],
-    chunk_rows: int,
-    chunk_bytes: int,
+    stage: Stage, earlier: Manifest, reading: Extraction, key: tuple[str, ...], rows: int, size: int
 ) -> Iterator[tuple[Part, pa.Table, Span, pa.Table | None]]:
     """Each staged part, its rows, the span of its keys, and what of it is there now (`_hashes`)."""
     after: tuple[Any, ...] | None = None
     for part in earlier.parts:
         old = stage.read_hashed(earlier, part)
         span = Span(after, tuple(old.column(name)[-1].as_py() for name in key))
-        # A part may grow by half before it is cut anew, or each new row would shift all that come after it.
-        yield part, old, span, _hashes(reading, span, chunk_rows + chunk_rows // 2, chunk_bytes)
+        yield part, old, span, _hashes(reading, span, rows, size)
         after = span.upto
 
 

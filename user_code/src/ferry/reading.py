@@ -183,16 +183,7 @@ def _changed(
     stage, lost = work.stage, False
     stage.begin(reading.schema, hashed=plan.source_key)
     try:
-        for one in one_ahead(
-            renewed(
-                stage,
-                earlier,
-                reading,
-                plan.source_key,
-                chunk_rows=settings.chunk_rows,
-                chunk_bytes=settings.chunk_bytes,
-            )
-        ):
+        for one in one_ahead(renewed(stage, earlier, reading, plan.source_key, settings)):
             lost = lost or one.lost
             if not one.rows.num_rows:
                 continue

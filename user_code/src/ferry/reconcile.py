@@ -147,9 +147,9 @@ def _by_key(
     entries the index leaves out, ranges of the map's blocks do.
     """
     plan, map_ = loader.plan, loader.sql.map
-    parts = _parts(loader, map_.identifier)
+    parts = loader.settings.loaders
     whole = len(plan.target_key) == 1 and plan.target.columns[plan.target_key[0]].base_type in _WHOLE
-    if parts == 1 or not whole or plan.declaration.match:
+    if not whole or plan.declaration.match or parts == 1 or not _blocks(loader, map_.identifier):
         return _side_by_side(loader, query, "m", map_.identifier, parameters)
     there, here = sql.Identifier("t", plan.target_key[0]), sql.Identifier("m", map_.new[0])
     row = loader.connection.execute(
@@ -177,14 +177,17 @@ def _by_key(
     )
 
 
-def _parts(loader: Loader, table: sql.Identifier) -> int:
-    """Over how many connections a table is read: one if it is small, or has partitions, whose rows share places."""
+def _blocks(loader: Loader, table: sql.Identifier) -> int:
+    """The blocks of a table that is worth reading over several connections.
+
+    0 if it is small, or has partitions, whose rows share their places.
+    """
     row = loader.connection.execute(
         "select pg_relation_size(oid) / current_setting('block_size')::int from pg_class where oid = %s::regclass"
         " and relkind = 'r'",
         (table.as_string(loader.connection),),
     ).fetchone()
-    return loader.settings.loaders if row and row[0] >= _LARGE else 1
+    return row[0] if row and row[0] >= _LARGE else 0
 
 
 def _side_by_side(
@@ -195,14 +198,9 @@ def _side_by_side(
     parameters: tuple[Any, ...] | None = None,
 ) -> list[tuple[Any, ...]]:
     """The rows of a query over a table, asked for each of some ranges of its blocks."""
-    parts = _parts(loader, table)
-    if parts == 1:
+    blocks, parts = _blocks(loader, table), loader.settings.loaders
+    if not blocks or parts == 1:
         return loader.connection.execute(query(_ALL), parameters).fetchall()
-    row = loader.connection.execute(
-        "select pg_relation_size(%s::regclass) / current_setting('block_size')::int",
-        (table.as_string(loader.connection),),
-    ).fetchone()
-    blocks = row[0] if row else 0
     place = sql.Identifier(alias, "ctid")
     starts = [sql.Literal(f"({blocks * n // parts},0)") for n in range(parts)]
     ranges = [

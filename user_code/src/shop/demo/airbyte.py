@@ -5,7 +5,6 @@ The emulator copies real tables and types them as Airbyte does; views in the lan
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from ferry.errors import PermanentError
-from shop.demo import told
+from shop.demo import take_on, told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import create_database, fill_new_shop, prepare
 from shop.demo.migrate import DEFS, INSTANCE
@@ -91,10 +90,7 @@ def set_up(home: Path, folder: Path) -> str:
         "DAGSTER_HOME": str(dagster),
         "FERRY_DEMO_HISTORY": server.url(HISTORY),
     }
-    os.environ.update(variables)
-    shell = home / "env"
-    shell.touch(mode=0o600)
-    shell.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    take_on(home, variables)
     return databases.source_url
 
 

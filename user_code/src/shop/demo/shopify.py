@@ -5,7 +5,6 @@ Killed in the middle and started again it goes on: the server outlives it, and w
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import psutil
 import psycopg
 
 from ferry.errors import DeclarationError, PermanentError
-from shop.demo import told
+from shop.demo import take_on, told
 from shop.demo.__main__ import home_from_environment
 from shop.demo.databases import create_database
 from shop.demo.migrate import INSTANCE
@@ -123,10 +122,7 @@ def set_up(home: Path, url: str) -> None:
         "DAGSTER_HOME": str(dagster),
         "FERRY_DEMO_HISTORY": server.url(HISTORY),
     }
-    os.environ.update(variables)
-    shell = home / "env"
-    shell.touch(mode=0o600)
-    shell.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    take_on(home, variables)
 
 
 def demo(program: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from ferry.errors import PermanentError
-from shop.demo import told
+from shop.demo import take_on, told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import create_database, prepare
 from shop.demo.migrate import INSTANCE
@@ -57,10 +56,7 @@ def set_up(home: Path, url: str) -> None:
         "DAGSTER_HOME": str(dagster),
         "FERRY_DEMO_HISTORY": server.url(HISTORY),
     }
-    os.environ.update(variables)
-    shell = home / "env"
-    shell.touch(mode=0o600)
-    shell.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    take_on(home, variables)
 
 
 def migrate() -> None:
