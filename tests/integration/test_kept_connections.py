@@ -1,6 +1,5 @@
 """Dagster's storage keeps its connections, and a server that restarts is no reason to fail."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,8 +7,6 @@ import dagster as dg
 import psycopg
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "storage"))
 
 from ferry_storage import KEPT
 

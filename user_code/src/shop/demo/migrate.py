@@ -17,8 +17,10 @@ OUT = Path("out/demo")
 HISTORY = "dagster"
 # Runs and events in PostgreSQL as on the platform; SQLite takes several times as long for each event.
 INSTANCE = """storage:
-  postgres:
-    postgres_url: {env: FERRY_DEMO_HISTORY}
+  custom:
+    module: ferry_storage
+    class: PooledPostgresStorage
+    config: {postgres_url: {env: FERRY_DEMO_HISTORY}}
 telemetry: {enabled: false}
 nux: {enabled: false}
 """

@@ -1,4 +1,4 @@
-"""Dagster's storage in PostgreSQL over connections that are kept; deploy/dagster.yaml names it for every process.
+"""Dagster's storage in PostgreSQL over connections that are kept: deploy/dagster.yaml names it, and so do the demos.
 
 `DagsterPostgresStorage` opens a connection for each query and shuts it again. A run makes a hundred queries and more,
 and opening takes longer than asking: PostgreSQL starts a process, the password is hashed thousands of times.
