@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from emulators.airbyte import CLIENT, CONNECTION, SECRET, WORKSPACE
-from ferry.cli_connectors import connectors
+from ferry.cli.connectors import connectors
 from ferry.components.connections import recall, refresh
 from ferry.components.following import open_service
 from ferry.errors import FerryError

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ferry.cli import report_tables
+from ferry.cli.run import report_tables
 from ferry.ledger import Outcomes
 
 HEADINGS = (*Outcomes().as_dict(), "reconciled", "rows/s", "peak MiB")

@@ -117,7 +117,8 @@ def demo(program: Path) -> None:
 
 def migrate(folder: Path, old_url: str, landing_url: str) -> None:
     """Sync, look at what landed through the views, migrate and reconcile; show and keep the report."""
-    from ferry.cli import console, print_report
+    from ferry.cli.output import console
+    from ferry.cli.run import print_report
     from ferry.components.connector_jobs import sync_now
     from ferry.components.run import run_migration
 

@@ -61,7 +61,8 @@ def demo() -> None:
     print("Ferry demo: an old shop moves into a new one. First its databases are made …", flush=True)
     set_up(home_from_environment())
     # Imported now: the generator of rows needs memory of its own, and is gone by this time.
-    from ferry.cli import console, print_report
+    from ferry.cli.output import console
+    from ferry.cli.run import print_report
     from ferry.components.run import run_migration
 
     report = run_migration(DEFS, (), None)

@@ -132,7 +132,8 @@ def demo(program: Path) -> None:
     print("Ferry demo: a shop on Shopify moves into a new one. First both are made …", flush=True)
     shop = ShopServer(program.resolve(), home, orders_from_environment()).start()
     set_up(home, shop.url)
-    from ferry.cli import console, print_report
+    from ferry.cli.output import console
+    from ferry.cli.run import print_report
     from ferry.components.run import run_migration
 
     report = run_migration(DEFS, (), None)

@@ -61,8 +61,9 @@ def set_up(home: Path, url: str) -> None:
 
 def migrate() -> None:
     """Migrate, deliver, read all of it back from the shop; raises `SystemExit(1)` unless every promise held."""
-    from ferry.cli import console, print_report
-    from ferry.cli_deliver import show
+    from ferry.cli.deliver import show
+    from ferry.cli.output import console
+    from ferry.cli.run import print_report
     from ferry.components.run import run_migration
     from ferry.declaration import read_migration
     from ferry.deliver import Delivered, read_back

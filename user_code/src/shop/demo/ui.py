@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from ferry.cli import console, run_guarded
+from ferry.cli import run_guarded
+from ferry.cli.output import console
 from ferry.errors import PermanentError
 from shop.demo.__main__ import home_from_environment
 from shop.demo.migrate import set_up

@@ -1,41 +1,37 @@
 """The command `ferry deliver`: send journals on to the APIs behind them, and hold what is there against them."""
 
-import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from ferry.declaration import read_migration
-from ferry.deliver import Delivered, deliver_all, read_back
+from ferry.cli.migration import known_names, migration_of
+from ferry.cli.options import Defs, Entities, Json
+from ferry.cli.output import console, print_json
 from ferry.errors import PermanentError
 from ferry.plan import plan_migration
 from ferry.settings import read_settings
 
-console = Console()
+if TYPE_CHECKING:
+    from ferry.deliver import Delivered
 
 
 def deliver(
-    entities: Annotated[list[str] | None, typer.Argument(help="entities; all if none is named")] = None,
-    defs: Annotated[
-        Path | None,
-        typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
-    ] = None,
+    entities: Entities = None,
+    defs: Defs = None,
     check: Annotated[bool, typer.Option("--check", help="read every row back and compare it")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+    as_json: Json = False,
 ) -> None:
     """Send what is new or changed to the APIs behind journals; take back there what is gone here."""
+    from ferry.deliver import deliver_all, read_back
+
     settings = read_settings()
-    plans = plan_migration(read_migration(defs or Path(__file__).parent.parent / "shop" / "defs"), settings)
-    for name in entities or ():
-        plans[name]
-    done = deliver_all(plans, settings, "cli", tuple(entities or ()))
+    plans = plan_migration(migration_of(defs), settings)
+    done = deliver_all(plans, settings, "cli", known_names(plans, entities))
     differences = [line for one in done if check for line in read_back(plans, one.entity, settings)[1]]
     if as_json:
-        print(json.dumps({"delivered": [asdict(one) for one in done], "differences": differences}))
+        print_json({"delivered": [asdict(one) for one in done], "differences": differences})
     else:
         show(done)
         for line in differences[:20]:
@@ -44,7 +40,7 @@ def deliver(
         raise PermanentError(f"{len(differences)} values over there are not as they were sent")
 
 
-def show(done: list[Delivered]) -> None:
+def show(done: "list[Delivered]") -> None:
     """What became of the journals, as a table, and the first refusals."""
     table = Table(title="Delivered", title_justify="left", box=None, pad_edge=False)
     counts = ("created", "updated", "unchanged", "removed", "refused", "held", "waiting")

@@ -1,23 +1,17 @@
 """The commands `ferry connectors list | refresh | sync`: what the declared sync tools know, and a sync by hand."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ferry.cli.migration import folder_of
+from ferry.cli.options import Defs
+from ferry.cli.output import console
 from ferry.errors import FerryError, PermanentError
 from ferry.settings import read_settings
 
 connectors = typer.Typer(
     no_args_is_help=True, help="Connections of Airbyte and Fivetran: list, refresh, sync."
 )
-Defs = Annotated[
-    Path | None,
-    typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
-]
-console = Console()
 
 
 @connectors.command("list")
@@ -30,7 +24,7 @@ def show(defs: Defs = None) -> None:
         table.add_column(heading)
     table.add_column("read from the tool", no_wrap=True)
     settings = read_settings()
-    for one in declared_connections(_folder(defs)):
+    for one in declared_connections(folder_of(defs)):
         kept = recall(settings, one.attributes.name)
         streams = ", ".join(one.keys(settings)) or "not known yet"
         table.add_row(
@@ -49,7 +43,7 @@ def refresh(defs: Defs = None) -> None:
     from ferry.components.connections import refresh as ask
 
     failed: list[FerryError] = []
-    for name, told in ask(_folder(defs), read_settings()).items():
+    for name, told in ask(folder_of(defs), read_settings()).items():
         if isinstance(told, FerryError):
             failed.append(told)
         else:
@@ -67,10 +61,6 @@ def sync(name: str, defs: Defs = None) -> None:
     """Sync one connection now, through Dagster, and wait for it."""
     from ferry.components.connector_jobs import sync_now
 
-    told = sync_now(_folder(defs), name)
+    told = sync_now(folder_of(defs), name)
     tables = (table if rows is None else f"{table} {rows:,} rows" for table, rows in told.items())
     console.print(f"{name}: {', '.join(tables)}", highlight=False)
-
-
-def _folder(defs: Path | None) -> Path:
-    return defs or Path(__file__).parent.parent / "shop" / "defs"

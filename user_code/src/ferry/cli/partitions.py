@@ -1,42 +1,36 @@
 """The command `ferry partitions`: which there are and how far each is, and new ones where they are discovered."""
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ferry import ledger
 from ferry.catalogue import connect
-from ferry.declaration import read_migration
+from ferry.cli.migration import migration_of
+from ferry.cli.options import Defs, Entities, Json
+from ferry.cli.output import console, print_json
 from ferry.errors import DeclarationError
 from ferry.known_keys import discover, register, with_known_keys
 from ferry.ledger import Outcomes
 from ferry.partition import scheme_of
 from ferry.settings import read_settings
 
-console = Console()
-
 
 def partitions(
-    entities: Annotated[list[str] | None, typer.Argument(help="entities; all if none is named")] = None,
+    entities: Entities = None,
     find: Annotated[bool, typer.Option("--discover", help="ask the sources for new values first")] = False,
     add: Annotated[
         list[str] | None,
         typer.Option(help="make a value known that the source does not have yet; repeatable"),
     ] = None,
-    defs: Annotated[
-        Path | None,
-        typer.Option("--defs", envvar="FERRY_DEFS", help="folder of the declarations (default: the shop's)"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for scripts")] = False,
+    defs: Defs = None,
+    as_json: Json = False,
 ) -> None:
     """Show the partitions of entities: whether each is complete, and its rows by outcome."""
     settings = read_settings()
-    migration = read_migration(defs or Path(__file__).parent.parent / "shop" / "defs")
+    migration = migration_of(defs)
     names = [migration[name].name for name in entities or migration.entities]
     if add and len(names) != 1:
         raise DeclarationError(
@@ -62,8 +56,7 @@ def partitions(
             for key in scheme_of(migration, name).keys
         ]
     if as_json:
-        print(json.dumps(shown, ensure_ascii=False))
-        return
+        return print_json(shown)
     table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("entity", "partition", "complete", *asdict(Outcomes())):
         table.add_column(
@@ -73,3 +66,4 @@ def partitions(
         table.add_row(*(("yes" if v else "–") if isinstance(v, bool) else f"{v:,}" if isinstance(v, int) else str(v)
                         for v in row.values()))  # fmt: skip
     console.print(table)
+    return None

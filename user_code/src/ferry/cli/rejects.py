@@ -1,0 +1,75 @@
+"""The command `ferry rejects`: the rejected rows, without what is personal."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ferry import ledger
+from ferry.cli.migration import each_target, migration_of
+from ferry.cli.options import Defs, Entities, Json, Key, Reason
+from ferry.cli.output import console, print_json
+from ferry.contract.verdict import MASK
+from ferry.plan import EntityPlan, plan_migration
+from ferry.settings import read_settings
+
+
+def rejects(
+    entities: Entities = None,
+    reason: Reason = None,
+    key: Key = None,
+    limit: Annotated[int, typer.Option(min=1, help="rows shown for each entity")] = 20,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rejected rows: why, which value, which key."""
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs), settings, only=tuple(entities or ()))
+    shown: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    for name, connection in each_target(plans, settings, entities):
+        if not ledger.is_prepared(connection):
+            continue
+        counts[name] = ledger.rejections(connection, name)
+        rows = connection.execute(
+            "select id, entity, partition, key, reason, errors, row, attempts from ferry.rejected_rows"
+            " where entity = %s and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
+            " order by id limit %s",
+            (name, reason, reason, key or None, key or [], limit),
+        )
+        names = ("id", "entity", "partition", "key", "reason", "errors", "row", "attempts")
+        shown.extend(_masked(dict(zip(names, row, strict=True)), plans[name]) for row in rows)
+    if as_json:
+        return print_json({"counts": counts, "rows": shown})
+    if not shown:
+        reasons = sorted({one.partition(":")[0] for found in counts.values() for one in found})
+        others = f" Reasons that there are: {', '.join(reasons)}." if reasons else ""
+        console.print(
+            f"No rejected row matches.{others}" if others else "No row is rejected.", highlight=False
+        )
+        return None
+    table = Table(title="Rejected rows", title_justify="left")
+    for heading in ("entity", "key", "reason", "column", "value", "message"):
+        table.add_column(heading, overflow="fold")
+    for row in shown:
+        first = row["errors"][0] if row["errors"] else {}
+        cells = (first.get("column"), first.get("value"), first.get("message"))
+        table.add_row(
+            row["entity"], ", ".join(row["key"]), row["reason"], *(str(c or "")[:60] for c in cells)
+        )
+    console.print(table)
+    for name, by_reason in counts.items():
+        for why, count in by_reason.items():
+            console.print(f"{count:>8,}  {name}: {why}", highlight=False)
+    return None
+
+
+def _masked(rejected: dict[str, Any], plan: EntityPlan) -> dict[str, Any]:
+    """A rejected row without what is personal; `ferry.rejected_rows` has all of it, under its `id`."""
+    key = [
+        MASK if name in plan.personal else part
+        for name, part in zip(plan.source_key, rejected["key"], strict=True)
+    ]
+    row = {name: MASK if name in plan.personal and value is not None else value
+           for name, value in rejected["row"].items()}  # fmt: skip
+    return {**rejected, "key": key, "row": row}

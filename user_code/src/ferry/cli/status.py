@@ -1,0 +1,61 @@
+"""The command `ferry status`: what the ledger says of each entity."""
+
+from ferry import constraints, ledger
+from ferry.cli.migration import each_target, migration_of
+from ferry.cli.options import Defs, Entities, Json, Partition
+from ferry.cli.output import console, number_tables, print_json
+from ferry.ledger import Outcomes
+from ferry.plan import plan_migration
+from ferry.settings import read_settings
+
+
+def status(
+    entities: Entities = None,
+    partition: Partition = None,
+    defs: Defs = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the ledger says: rows by outcome, partitions complete, rows that wait."""
+    settings = read_settings()
+    plans = plan_migration(migration_of(defs), settings, only=tuple(entities or ()))
+    shown = []
+    for name, connection in each_target(plans, settings, entities):
+        scheme, prepared = plans[name].scheme, ledger.is_prepared(connection)
+        keys = scheme.chosen(partition, name) if partition and scheme.cuts else scheme.keys
+        # Without `--partition` also what was loaded under a declaration that cut otherwise.
+        totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
+        complete = ledger.complete_partitions(connection, name) if prepared else set()
+        different = ledger.unreconciled(connection, name) if prepared else {}
+        aside = [f"{one.kind} {one.name}" for one in constraints.waiting(connection) if one.entity == name]
+        shown.append(
+            {
+                "entity": name,
+                **totals.as_dict(),
+                "complete": len(complete & set(keys)),
+                "partitions": len(keys),
+                "set_aside": aside,
+                "not_as_staged": different,
+            }
+        )
+    if as_json:
+        return print_json(shown)
+    cells = {
+        row["entity"]: {
+            **{end: f"{row[end]:,}" for end in Outcomes().as_dict()},
+            "complete": f"{row['complete']}/{row['partitions']}",
+        }
+        for row in shown
+    }
+    for table in number_tables("Ledger", cells, console.width):
+        console.print(table)
+    for row in shown:
+        if row["set_aside"]:
+            aside = ", ".join(row["set_aside"])
+            console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}", highlight=False)
+        for key, rows in row["not_as_staged"].items():
+            console.print(
+                f"{row['entity']}, {key}: {rows:,} rows were not as staged; what refers to this partition waits"
+                " until `ferry reconcile --repair`",
+                highlight=False,
+            )
+    return None
