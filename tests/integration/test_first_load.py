@@ -9,7 +9,6 @@ import pytest
 
 from ferry.rollback import roll_back
 from ferry.targets.direct import DirectLoad, OtherwiseError, writes_directly
-from ferry.targets.postgres import LoadSql
 from small import Small
 
 
@@ -58,7 +57,7 @@ def expected(small: Small, but: int = 0) -> list[tuple[object, ...]]:
 
 def short_way(small: Small, name: str) -> bool:
     """Whether the first load of an entity takes it."""
-    return writes_directly(LoadSql(small.migrating.plans()[name]))
+    return writes_directly(small.migrating.plans()[name])
 
 
 def test_references_keys_and_types_arrive_as_the_long_way_has_them(small: Small) -> None:
@@ -111,7 +110,7 @@ def test_a_key_that_is_null_after_all_is_none_of_the_short_ways(small: Small) ->
         for field in list(plan.sent)[1:]:
             rows = rows.append_column(field, pa.nulls(2, field.type))
         with pytest.raises(OtherwiseError, match="a key is NULL"):
-            DirectLoad(LoadSql(plan), target).write(rows, np.arange(2), "all")
+            DirectLoad(plan, target).write(rows, np.arange(2), "all")
     assert small.rows("select from children") == []
 
 

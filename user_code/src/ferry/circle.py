@@ -14,6 +14,9 @@ from psycopg.types.json import Jsonb
 from ferry.errors import PermanentError
 from ferry.kept import dumps
 from ferry.load import REFUSALS, Loader, refusal
+from ferry.targets.postgres.entries import allocate_keys
+from ferry.targets.postgres.incoming import incoming_table, refill_incoming
+from ferry.targets.postgres.waiting import note_missing
 from ferry.whole_rows import complete, kept_as
 
 # `label` is how `ferry.waiting_rows.missing` writes a parent: its entity, a space, its old key.
@@ -75,9 +78,9 @@ def _choose(circle: dict[str, Loader], as_null: dict[str, frozenset[int]]) -> di
     connection.execute("set constraints all deferred")
     for name, one in circle.items():
         # A row of another partition, loaded a moment ago, may be what these waited for.
-        connection.execute(one.sql.refill(), {"entity": name, "partition": "", "ids": _waiting(one)})
-        connection.execute(one.sql.still_missing(as_null[name]))
-        connection.execute(sql.SQL("truncate {}").format(one.sql.incoming))
+        connection.execute(refill_incoming(one.plan), {"entity": name, "partition": "", "ids": _waiting(one)})
+        connection.execute(note_missing(one.plan, as_null[name]))
+        connection.execute(sql.SQL("truncate {}").format(incoming_table(one.plan)))
     connection.execute(NODES, (list(circle),))
     connection.execute(NEEDS)
     connection.execute(INDEXES)
@@ -87,9 +90,9 @@ def _choose(circle: dict[str, Loader], as_null: dict[str, frozenset[int]]) -> di
         for name in next(iter(circle.values())).plan.ahead
     }
     for name, ids in chosen.items():
-        connection.execute(circle[name].sql.refill(), {"entity": name, "partition": "", "ids": ids})
-        connection.execute(circle[name].sql.allocate())
-        connection.execute(sql.SQL("truncate {}").format(circle[name].sql.incoming))
+        connection.execute(refill_incoming(circle[name].plan), {"entity": name, "partition": "", "ids": ids})
+        connection.execute(allocate_keys(circle[name].plan))
+        connection.execute(sql.SQL("truncate {}").format(incoming_table(circle[name].plan)))
     return chosen
 
 
@@ -112,7 +115,9 @@ def _insert(
 
 
 def _run(loader: Loader, ids: list[int], as_null: frozenset[int]) -> list[dict[str, Any]]:
-    loader.connection.execute(loader.sql.refill(), {"entity": loader.plan.name, "partition": "", "ids": ids})
+    loader.connection.execute(
+        refill_incoming(loader.plan), {"entity": loader.plan.name, "partition": "", "ids": ids}
+    )
     return loader.run("", -1, known=True, settling=True, as_null=as_null)[9]
 
 

@@ -30,7 +30,17 @@ from ferry.sign_off import refuse_change
 from ferry.stage import Manifest, Part
 from ferry.targets.binary import copy_in, sent_as, since_2000
 from ferry.targets.direct import DirectLoad, OtherwiseError, writes_directly
-from ferry.targets.postgres import ROW, UUID5, Bounds, LoadSql
+from ferry.targets.postgres.incoming import (
+    ROW,
+    UUID5,
+    create_incoming,
+    incoming_columns,
+    incoming_fields,
+    incoming_table,
+)
+from ferry.targets.postgres.load import hash_held, load_chunk
+from ferry.targets.postgres.resolve import Bounds
+from ferry.targets.postgres.waiting import link_deferred
 from ferry.verdict import PartVerdict
 
 # What a single row can be refused for. Anything else that the database says is not about one row.
@@ -79,7 +89,7 @@ class Loader:
     def __init__(self, plans: MigrationPlan, name: str, settings: Settings, run_id: str = "") -> None:
         """Args: the whole plan, the entity to load, the settings, and the id of the run for the ledger."""
         self.plans, self.plan, self.settings, self.run_id = plans, plans[name], settings, run_id
-        self.sql = LoadSql(self.plan)
+        self.map = id_map.map_table(self.plan)
         self._numbers: np.ndarray | None = None
         self._begun: set[str] = set()
         # Partitions that a run began to load after they were complete, and did not bring to an end.
@@ -87,7 +97,9 @@ class Loader:
         # Partitions of which a chunk would not take the short way; the next ones would not either.
         self._the_long_way: set[str] = set()
         self._direct: DirectLoad | None = None
-        self._encoder_schema = pa.schema([pa.field(ROW, pa.int64()), *map(sent_as, self.sql.fields)])
+        self._encoder_schema = pa.schema(
+            [pa.field(ROW, pa.int64()), *map(sent_as, incoming_fields(self.plan))]
+        )
 
     def __enter__(self) -> "Loader":
         """Open the connection and create what the entity needs in `ferry`."""
@@ -95,8 +107,8 @@ class Loader:
         try:
             ledger.prepare(self.connection)
             self._prepare_all()
-            if writes_directly(self.sql):
-                self._direct = DirectLoad(self.sql, self.connection)
+            if writes_directly(self.plan):
+                self._direct = DirectLoad(self.plan, self.connection)
         except BaseException:
             self.connection.close()
             raise
@@ -347,7 +359,7 @@ class Loader:
         linked = 0
         for edge in self.plan.later:
             with self.connection.transaction():
-                row = self.connection.execute(self.sql.link(edge)).fetchone()
+                row = self.connection.execute(link_deferred(self.plan, edge)).fetchone()
             linked += row[0] if row else 0
         return linked
 
@@ -363,7 +375,7 @@ class Loader:
     ) -> tuple[Any, ...]:
         """Execute the load statement over what lies in the temporary table and compare its two hashes."""
         row = self.connection.execute(
-            self.sql.load(known=known, settling=settling, as_null=as_null, bounds=bounds),
+            load_chunk(self.plan, known=known, settling=settling, as_null=as_null, bounds=bounds),
             {"entity": self.plan.name, "partition": partition, "chunk": chunk, "run_id": self.run_id},
         ).fetchone()
         assert row is not None
@@ -379,11 +391,11 @@ class Loader:
 
     def copy(self, rows: pa.Table) -> None:
         """`COPY` rows (a table with their numbers and the needed columns) into the temporary table."""
-        copy_in(self.connection, self.sql.copied, rows)
+        copy_in(self.connection, incoming_columns(self.plan), rows)
 
     def incoming(self, table: pa.Table, numbers: np.ndarray) -> pa.Table:
         """The rows with these numbers, as `copy` takes them."""
-        picked = self._with_key(table).select([f.name for f in self.sql.fields])
+        picked = self._with_key(table).select([f.name for f in incoming_fields(self.plan)])
         if len(numbers) != table.num_rows:
             picked = picked.take(pa.array(numbers))
         shown = numbers if self._numbers is None else self._numbers[numbers]
@@ -506,12 +518,12 @@ class Loader:
                 rows = self.incoming(table, numbers)
                 self.copy(rows)
                 if replacing and not self.plan.has_map:
-                    found = self.connection.execute(self.sql.held()).fetchone()
+                    found = self.connection.execute(hash_held(self.plan)).fetchone()
                     held = found[0] if found else held
                 row = self.run(partition, chunk, known=known, bounds=self._bounds(rows))
                 # Deferred constraints speak now, while the rows can still be told apart.
                 self.connection.execute("set constraints all immediate")
-                self.connection.execute(sql.SQL("truncate {}").format(self.sql.incoming))
+                self.connection.execute(sql.SQL("truncate {}").format(incoming_table(self.plan)))
         except psycopg.errors.UniqueViolation as error:
             if not known:
                 self.take_turn()
@@ -606,7 +618,7 @@ class Loader:
             self._prepare(self.plans[name])
             if name != self.plan.name:
                 id_map.refresh_statistics(self.connection, self.plans[name])
-        self.connection.execute(self.sql.create_incoming())
+        self.connection.execute(create_incoming(self.plan))
 
     def _prepare(self, plan: EntityPlan) -> None:
         with self.connection.transaction():

@@ -16,6 +16,8 @@ from ferry.drift import check_stage
 from ferry.errors import PermanentError
 from ferry.load import Loader
 from ferry.stage import Part, Stage
+from ferry.targets.postgres.entries import claim_entries, forget_mapped
+from ferry.targets.postgres.incoming import incoming_old_keys, incoming_table
 from ferry.verdict import Judge
 
 SHOWN = 5
@@ -81,7 +83,7 @@ def _short(loader: Loader, partitions: tuple[str, ...]) -> list[str]:
             sql.SQL(
                 "select partition, count(*) from {} where partition = any(%s) and row_hash is not null"
                 " and status <> 'tombstone' group by 1"
-            ).format(loader.sql.map.identifier),
+            ).format(loader.map.identifier),
             (some,),
         ).fetchall()
     )
@@ -94,17 +96,17 @@ def _part(loader: Loader, partition: str, part: Part, table: pa.Table, accepted:
     with connection.transaction():
         # What was rejected may be nothing that the target can even be sent.
         loader.copy(loader.incoming(table, loader.kept_in_target(partition, part.number, accepted)))
-        connection.execute(loader.sql.forget_mapped())
-        connection.execute(loader.sql.claim(), {"partition": partition})
-        connection.execute(loader.sql.forget_mapped())
-        rest = connection.execute(loader.sql.old_keys(), (SHOWN,)).fetchall()
+        connection.execute(forget_mapped(loader.plan))
+        connection.execute(claim_entries(loader.plan), {"partition": partition})
+        connection.execute(forget_mapped(loader.plan))
+        rest = connection.execute(incoming_old_keys(loader.plan), (SHOWN,)).fetchall()
         if rest:
             raise _untold(loader, partition, [", ".join(key) for (key,) in rest])
-        connection.execute(sql.SQL("truncate {}").format(loader.sql.incoming))
+        connection.execute(sql.SQL("truncate {}").format(incoming_table(loader.plan)))
 
 
 def _untold(loader: Loader, partition: str, keys: list[str]) -> PermanentError:
-    table, plan = loader.sql.map, loader.plan
+    table, plan = loader.map, loader.plan
     columns = ", ".join((*table.old, *table.new, "status", "partition"))
     return PermanentError(
         f"rows that were loaded have no map entry any more: {'; '.join(keys) if not _personal(loader) else '***'}",

@@ -16,6 +16,8 @@ from psycopg import sql
 from ferry.drift import check_stage
 from ferry.load import Loader
 from ferry.stage import Manifest, Stage
+from ferry.targets.postgres.classify import resolved
+from ferry.targets.postgres.hashes import comparable, row_hash
 from ferry.verdict import Judge
 
 MOST_EXAMPLES = 20
@@ -71,7 +73,7 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
         return _digest_whole(loader, names)
     on = sql.SQL(" and ").join(
         sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
-        for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
+        for column, new in zip(plan.target_key, loader.map.new, strict=True)
     )
 
     def query(part: sql.Composable, there: sql.Composable = _ALL) -> sql.Composed:
@@ -82,8 +84,8 @@ def digest(loader: Loader, partitions: Iterable[str]) -> dict[str, Reconciliatio
             " and m.status <> 'tombstone' and {part} group by 1"
         ).format(
             key=sql.Identifier(plan.target_key[0]),
-            hash=loader.sql.row_hash("t"),
-            map=loader.sql.map.identifier,
+            hash=row_hash(plan, "t"),
+            map=loader.map.identifier,
             target=plan.target.identifier,
             on=on,
             part=part,
@@ -128,7 +130,7 @@ def _digest_whole(loader: Loader, names: list[str]) -> dict[str, Reconciliation]
         return sql.SQL(
             "select count(*), coalesce(sum({}), 0) from {} t where {}"
             " and not exists (select from {} f where {})"
-        ).format(loader.sql.row_hash("t"), plan.target.identifier, part, found, on)
+        ).format(row_hash(plan, "t"), plan.target.identifier, part, found, on)
 
     slices = _side_by_side(loader, query, "t", plan.target.identifier)
     there = tuple(map(sum, zip(*slices, strict=True)))
@@ -146,7 +148,7 @@ def _by_key(
     merged as they lie. Other keys have no ranges that are known to be even: there, and where rows are matched, whose
     entries the index leaves out, ranges of the map's blocks do.
     """
-    plan, map_ = loader.plan, loader.sql.map
+    plan, map_ = loader.plan, loader.map
     parts = loader.settings.loaders
     whole = len(plan.target_key) == 1 and plan.target.columns[plan.target_key[0]].base_type in _WHOLE
     if not whole or plan.declaration.match or parts == 1 or not _blocks(loader, map_.identifier):
@@ -262,7 +264,7 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
         for name in plan.target_key
     )
     differs = sql.SQL("t.{} is null or {} <> c.hash").format(
-        sql.Identifier(plan.target_key[0]), loader.sql.row_hash("t")
+        sql.Identifier(plan.target_key[0]), row_hash(plan, "t")
     )
     preserved = sql.SQL("c.outcome <> 'preserved'")
     if plan.may_meet:
@@ -271,7 +273,7 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
         )
         preserved = sql.Composed([preserved, taken])
     query = sql.SQL("with c as materialized ({}) select {{}} from c left join {} t on {} where {}").format(
-        loader.sql.resolved(), plan.target.identifier, on, preserved
+        resolved(plan), plan.target.identifier, on, preserved
     )
     text = query.as_string(loader.connection)
     counted = loader.connection.execute(
@@ -291,8 +293,8 @@ def _compare_part(loader: Loader, result: Reconciliation) -> None:
     # Which columns differ is the database's to say: as text, 0.07 and 0.0700 would.
     pairs = sql.SQL(", ").join(
         sql.SQL("case when {} is distinct from {} then '1' end, {}::text, {}::text").format(
-            loader.sql.comparable("c", name),
-            loader.sql.comparable("t", name),
+            comparable(plan, "c", name),
+            comparable(plan, "t", name),
             sql.Identifier("c", f"c_{name}"),
             sql.Identifier("t", name),
         )

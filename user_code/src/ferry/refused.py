@@ -22,6 +22,7 @@ from ferry.load import Loader
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage, columns_of
+from ferry.targets.postgres.hashes import row_hash
 from ferry.verdict import Judge
 
 API, PARENT = "api_refused", "parent_refused"
@@ -110,11 +111,11 @@ def _count_as_loaded(loader: Loader, rows: list[tuple[Any, ...]]) -> None:
                 "update {map} m set row_hash = {hash} from {target} t"
                 " where t.{key} = m.{new} and t.{key} = any(%s)"
             ).format(
-                map=loader.sql.map.identifier,
-                hash=loader.sql.row_hash("t"),
+                map=loader.map.identifier,
+                hash=row_hash(loader.plan, "t"),
                 target=plan.target.identifier,
                 key=sql.Identifier(plan.target_key[0]),
-                new=sql.Identifier(loader.sql.map.new[0]),
+                new=sql.Identifier(loader.map.new[0]),
             ),
             ([uuid.UUID(row[2]) for row in rows],),
         )  # fmt: skip
@@ -136,7 +137,7 @@ def _reword(loader: Loader) -> None:
 
 def _new(loader: Loader) -> list[tuple[Any, ...]]:
     """Some of the rows that are refused and not yet rejected, with old key and partition."""
-    plan, table = loader.plan, loader.sql.map
+    plan, table = loader.plan, loader.map
     old = sql.SQL(", ").join(
         as_text(sql.Identifier("m", name), plan.sent.field(key).type)
         for name, key in zip(table.old, plan.source_key, strict=True)
@@ -190,7 +191,7 @@ def _keep(loader: Loader, rows: list[tuple[Any, ...]], settings: Settings) -> No
     # What is rejected is no part of what a partition is held against: without a hash the map's entry is left out.
     connection.execute(
         sql.SQL("update {} set row_hash = null where {} = any(%s)").format(
-            loader.sql.map.identifier, sql.Identifier(loader.sql.map.new[0])
+            loader.map.identifier, sql.Identifier(loader.map.new[0])
         ),
         ([uuid.UUID(row[0]) for row in rows],),
     )

@@ -19,6 +19,9 @@ from ferry.load import Loader, told
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
+from ferry.targets.postgres.classify import resolved
+from ferry.targets.postgres.hashes import new_key_text
+from ferry.targets.postgres.incoming import incoming_table
 from ferry.vanished import reopen_others
 from ferry.verdict import Judge
 
@@ -106,7 +109,7 @@ def _entity(loader: Loader, settings: Settings, partitions: tuple[str, ...]) -> 
 
 def _remove_mapped(loader: Loader, partitions: list[str]) -> int:
     """Delete the rows that the map says we made, and leave a tombstone for each."""
-    plan, table = loader.plan, loader.sql.map
+    plan, table = loader.plan, loader.map
     on = sql.SQL(" and ").join(
         sql.SQL("t.{} = m.{}").format(sql.Identifier(column), sql.Identifier(new))
         for column, new in zip(plan.target_key, table.new, strict=True)
@@ -164,17 +167,17 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
                 "delete from {} t using ({}) c where {} and not exists (select from {} f where {})"
             ).format(
                 plan.target.identifier,
-                loader.sql.resolved(),
+                resolved(loader.plan),
                 mine,
                 sql.Identifier("ferry", f"found_{plan.name}"),
                 before,
             )
         ).rowcount
-        loader.connection.execute(sql.SQL("truncate {}").format(loader.sql.incoming))
+        loader.connection.execute(sql.SQL("truncate {}").format(incoming_table(loader.plan)))
     for edge in plan.later:
         on = sql.SQL(" and ").join(
             sql.SQL("t.{} = d.{}").format(sql.Identifier(column), sql.Identifier(new))
-            for column, new in zip(plan.target_key, loader.sql.map.new, strict=True)
+            for column, new in zip(plan.target_key, loader.map.new, strict=True)
         )
         loader.connection.execute(
             sql.SQL("delete from {} d where not exists (select from {} t where {})").format(
@@ -195,7 +198,7 @@ def _restore(loader: Loader, partitions: list[str]) -> int:
             sql.SQL(
                 "update {} set row_hash = null where partition = any(%s) and status = 'preserved'"
                 " and row_hash is not null"
-            ).format(loader.sql.map.identifier),
+            ).format(loader.map.identifier),
             (partitions,),
         )
     names = [name for name in plan.written if name not in plan.target_key]
@@ -217,7 +220,7 @@ def _restore(loader: Loader, partitions: list[str]) -> int:
         ).format(
             target=plan.target.identifier,
             sets=sql.SQL(", ").join(sql.SQL("{0} = o.{0}").format(sql.Identifier(name)) for name in names),
-            key=loader.sql.key_text("t"),
+            key=new_key_text(loader.plan, "t"),
         ),
         {"entity": plan.name, "gone": partitions},
     ).rowcount

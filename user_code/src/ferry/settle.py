@@ -20,6 +20,8 @@ from ferry.load import REFUSALS, Loader, refusal, told
 from ferry.partition import scheme_of
 from ferry.plan import EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
+from ferry.targets.postgres.entries import make_stubs
+from ferry.targets.postgres.incoming import refill_incoming
 from ferry.targets.types import wire_type
 from ferry.whole_rows import complete, kept_as
 
@@ -205,7 +207,7 @@ def _stub(loader: Loader, edge: EdgePlan) -> int:
         _lacks(plan, edge),
     )
     with loader.connection.transaction():
-        statement = parent.sql.stub(wanted, edge.reference.stub)
+        statement = make_stubs(parent.plan, wanted, edge.reference.stub)
         row = loader.connection.execute(statement, {"partition": parent.plan.scheme.keys[0]}).fetchone()
     return row[0] if row else 0
 
@@ -215,7 +217,7 @@ def _load_some(loader: Loader, partition: str, ids: list[int] | None, as_null: f
     place = {"entity": loader.plan.name, "partition": partition, "ids": ids}
     try:
         with loader.connection.transaction():
-            loader.connection.execute(loader.sql.refill(), place)
+            loader.connection.execute(refill_incoming(loader.plan), place)
             moved = loader.run(partition, -1, known=True, settling=True, as_null=as_null)[9]
             loader.connection.execute("set constraints all immediate")
             for one in moved:
@@ -315,7 +317,7 @@ def _parent_key(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
 
 
 def _lacks(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
-    """Whether a waiting row `w` waits for this parent (see `LoadSql.missing`)."""
+    """Whether a waiting row `w` waits for this parent (see `missing_parents`)."""
     return sql.SQL("coalesce({} || {}::text = any(w.missing), false)").format(
         sql.Literal(f"{edge.parent} "), _parent_key(plan, edge)
     )

@@ -63,7 +63,7 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
                 for batch in keys.to_batches():
                     copy.write(encoder.write_batch(batch))
             copy.write(encoder.finish())
-        table, place = loader.sql.map, {"entity": plan.name, "partition": partition}
+        table, place = loader.map, {"entity": plan.name, "partition": partition}
         there = sql.SQL("exists (select from {} s where {})").format(
             sql.Identifier("pg_temp", STAGED),
             sql.SQL(" and ").join(
@@ -116,7 +116,7 @@ def reopen_others(loader: "Loader", partitions: list[str]) -> None:
             " (select m.partition, count(*) as rows from {map} m where m.row_hash is not null and not exists"
             " (select from ferry.vanished_rows v where v.entity = %(entity)s and v.partition = m.partition and"
             " v.key = {key}) group by 1) h where h.partition = l.partition), 0) order by 1"
-        ).format(map=loader.sql.map.identifier, key=_key(loader)),
+        ).format(map=loader.map.identifier, key=_key(loader)),
         {"entity": loader.plan.name, "gone": partitions},
     ).fetchall()
     for (partition,) in short:
@@ -155,7 +155,7 @@ def listed(loader: "Loader") -> list[tuple[list[str], str]]:
         sql.SQL(
             "select v.key, v.partition from ferry.vanished_rows v join {} m on v.key = {} and"
             " m.partition = v.partition and m.status = 'inserted' where v.entity = %s order by 1"
-        ).format(loader.sql.map.identifier, _key(loader)),
+        ).format(loader.map.identifier, _key(loader)),
         (loader.plan.name,),
     ).fetchall()
 
@@ -192,7 +192,7 @@ def _halving(loader: "Loader", keys: list[list[str]]) -> int:
 
 
 def _delete(loader: "Loader", keys: list[list[str]]) -> int:
-    plan, table = loader.plan, loader.sql.map
+    plan, table = loader.plan, loader.map
     gone = sql.SQL("m.status = 'inserted' and {} in (select v.key from ferry.vanished_rows v where v.entity ="
                    " %(entity)s and v.key in (select array(select jsonb_array_elements_text(k)) from"
                    " jsonb_array_elements(%(keys)s) k))").format(_key(loader))  # fmt: skip
@@ -222,6 +222,6 @@ def _key(loader: "Loader") -> sql.Composed:
     return sql.SQL("array[{}]").format(
         sql.SQL(", ").join(
             as_text(sql.Identifier("m", old), loader.plan.schema.field(name).type)
-            for name, old in zip(loader.plan.source_key, loader.sql.map.old, strict=True)
+            for name, old in zip(loader.plan.source_key, loader.map.old, strict=True)
         )
     )

@@ -14,6 +14,7 @@ from ferry.errors import PermanentError
 from ferry.kept import NOT_WHOLE, as_rows, dumps
 from ferry.load import Loader
 from ferry.stage import Stage
+from ferry.targets.postgres.incoming import incoming_fields
 
 AS_SENT = sql.SQL("row || {}::jsonb, row").format(sql.Literal(json.dumps({NOT_WHOLE: []})))
 WHOLE = sql.SQL("row, null")
@@ -21,7 +22,7 @@ WHOLE = sql.SQL("row, null")
 
 def kept_as(loader: Loader) -> sql.Composable:
     """What `row` and `sent` of a rejected row become, of a waiting row's `row`; call `complete` afterwards."""
-    loaded = {field.name for field in loader.sql.fields}
+    loaded = {field.name for field in incoming_fields(loader.plan)}
     whole = not loader.plan.changes and loaded >= set(loader.plan.schema.names)
     return WHOLE if whole else AS_SENT
 

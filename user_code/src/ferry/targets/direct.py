@@ -20,9 +20,11 @@ import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
 from ferry.edges import EdgePlan
+from ferry.id_map import map_table
 from ferry.plan import EntityPlan
 from ferry.targets.binary import copy_in, read_numbers, sent_as, since_2000
-from ferry.targets.postgres import LoadSql, in_doubt
+from ferry.targets.postgres.hashes import holds_what_is_sent, row_hash
+from ferry.targets.postgres.resolve import in_doubt
 from ferry.targets.types import wire_type
 
 _INTEGERS = {"int2": pa.int16(), "int4": pa.int32(), "int8": pa.int64()}
@@ -50,19 +52,18 @@ class Written:
     left: np.ndarray
 
 
-def writes_directly(statements: LoadSql) -> bool:
+def writes_directly(plan: EntityPlan) -> bool:
     """Whether an entity's first load may take the short way.
 
-    The target holds what it is sent (`LoadSql.as_sent`), its binary types are those of the rows, keys are natural or
+    The target holds what it is sent (`holds_what_is_sent`), its binary types are those of the rows, keys are natural or
     come from a sequence, no row is matched, no version of a row is kept beside its key, and every reference waits for
     a whole number of another entity, in a column of its own.
     """
-    plan = statements.plan
     key = plan.declaration.target.key
     columns = plan.target.columns
     made = key.source == "identity" and columns[plan.target_key[0]].base_type in _INTEGERS
     return (
-        statements.as_sent
+        holds_what_is_sent(plan)
         and not plan.declaration.match
         and not plan.version
         and not plan.ahead
@@ -102,9 +103,9 @@ def _encodes(plan: EntityPlan, source: str, target: str) -> bool:
 class DirectLoad:
     """Writes accepted rows of an entity for the first time, over one connection."""
 
-    def __init__(self, statements: LoadSql, connection: psycopg.Connection) -> None:
-        """Args: the entity's statements (`writes_directly` must hold), and the target's connection."""
-        self.sql, self.plan, self.connection = statements, statements.plan, connection
+    def __init__(self, plan: EntityPlan, connection: psycopg.Connection) -> None:
+        """Args: the entity's plan (`writes_directly` must hold), and the target's connection."""
+        self.plan, self.connection = plan, connection
         self._end = 0
 
     def write(self, table: pa.Table, numbers: np.ndarray, partition: str) -> Written:
@@ -246,7 +247,7 @@ class DirectLoad:
         """Number and hashes of the rows that this transaction has put into the target."""
         row = self.connection.execute(
             sql.SQL("select count(*), coalesce(sum({}), 0) from {} t where {}").format(
-                self.sql.row_hash("t"), self.plan.target.identifier, mine
+                row_hash(self.plan, "t"), self.plan.target.identifier, mine
             )
         ).fetchone()
         assert row is not None
@@ -256,7 +257,7 @@ class DirectLoad:
         self, rows: pa.Table, columns: dict[str, pa.ChunkedArray], partition: str, mine: sql.Composable
     ) -> tuple[int, Decimal]:
         """The same, and an entry of the map for each, with its hash."""
-        plan, map_ = self.plan, self.sql.map
+        plan, map_ = self.plan, map_table(self.plan)
         pairs = sql.Identifier("pg_temp", f"pairs_{plan.name}"[:63])
         keys = {
             **{name: rows.column(key) for name, key in zip(map_.old, plan.source_key, strict=True)},
@@ -286,7 +287,7 @@ class DirectLoad:
                 map=map_.identifier,
                 names=names,
                 picked=sql.SQL(", ").join(sql.Identifier("k", name) for name in (*map_.old, *map_.new)),
-                hash=self.sql.row_hash("t"),
+                hash=row_hash(self.plan, "t"),
                 target=plan.target.identifier,
                 pairs=pairs,
                 on=on,

@@ -1,0 +1,65 @@
+"""What of a row is hashed and compared: what was written, its key included."""
+
+from psycopg import sql
+
+from ferry.catalogue import Column
+from ferry.plan import EntityPlan
+
+HASHED = (
+    "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "bpchar", "bool", "date", "timestamp",
+    "timestamptz", "time", "uuid", "bytea", "jsonb", "inet", "cidr",
+)  # fmt: skip
+"""Types whose hash and equality are taken as they are. To an `interval` a month is 30 days; as text they differ."""
+
+
+def row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
+    """PostgreSQL's own 64-bit hash of the written columns of a row, key included."""
+    parts = []
+    for name in dict.fromkeys((*plan.target_key, *plan.written)):
+        column = plan.target.columns[name]
+        plain = column.base_type in HASHED and column.category == "b"
+        parts.append(
+            sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, _named(alias, name)))
+        )
+    return sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(parts))
+
+
+def comparable(plan: EntityPlan, alias: str, name: str) -> sql.Composable:
+    """A column that `is distinct from` can compare: types without equality are compared as text."""
+    column = plan.target.columns[name]
+    plain = column.base_type in HASHED or column.category == "e"
+    return sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, _named(alias, name)))
+
+
+def _named(alias: str, name: str) -> str:
+    return f"c_{name}" if alias in ("r", "c") else name
+
+
+def holds_what_is_sent(plan: EntityPlan) -> bool:
+    """Whether the target can hold nothing else than what it is sent, or refuse it.
+
+    No trigger, no rule, no type that rounds or pads; otherwise what it holds is hashed as well, and compared.
+    """
+    written = [plan.target.columns[name] for name in dict.fromkeys((*plan.target_key, *plan.written))]
+    scales = {
+        c.target: plan.source.columns[c.source].scale for c in plan.columns if c.source in plan.source.columns
+    }
+
+    def faithful(column: Column) -> bool:
+        if column.base_type == "numeric" and column.scale is not None:
+            scale = scales.get(column.name)
+            return scale is not None and scale <= column.scale
+        return column.base_type == "varchar" or "(" not in column.type
+
+    return (
+        plan.target.kind == "r"
+        and not plan.target.intervenes
+        and all(column.category == "b" and faithful(column) for column in written)
+    )
+
+
+def new_key_text(plan: EntityPlan, alias: str) -> sql.Composed:
+    """The new key of a row as an array of text."""
+    return sql.SQL("array[{}]").format(
+        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(alias, n)) for n in plan.target_key)
+    )
