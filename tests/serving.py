@@ -35,14 +35,19 @@ class Served(Dagster):
         self.url, self.home = url, home
 
     def is_up(self) -> bool:
-        """Whether it answers and has loaded its code location."""
+        """Whether it answers and has loaded its code location; Dagster loads again what it could not reach in time."""
         try:
             said = self.graphql(
-                "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"
+                """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
+                     __typename ... on PythonError { message } } } } } }"""
             )
         except OSError:
             return False
-        return [each["loadStatus"] for each in said["workspaceOrError"]["locationEntries"]] == ["LOADED"]
+        found = [each for each in said["workspaceOrError"]["locationEntries"] if each["loadStatus"] == "LOADED"]
+        for each in found:
+            if each["locationOrLoadError"]["__typename"] == "PythonError":
+                print(f"the code location was not loaded: {each['locationOrLoadError']['message']}")
+        return [each["locationOrLoadError"]["__typename"] for each in found] == ["RepositoryLocation"]
 
 
 @contextmanager
@@ -80,5 +85,10 @@ def serving(
             processes.callback(process.wait, 30)
             processes.callback(process.terminate)
         served = Served(f"http://127.0.0.1:{port}", home)
-        wait_for("the webserver has loaded the shop", served.is_up, 120)
-        yield served
+        try:
+            wait_for("the webserver has loaded the shop", served.is_up, 120)
+            yield served
+        except BaseException:
+            for log in sorted(home.glob("*.log")):
+                print(f"{log.name} ends with:\n{log.read_text()[-8000:]}")
+            raise
