@@ -43,7 +43,9 @@ class Served(Dagster):
             )
         except OSError:
             return False
-        found = [each for each in said["workspaceOrError"]["locationEntries"] if each["loadStatus"] == "LOADED"]
+        found = [
+            each for each in said["workspaceOrError"]["locationEntries"] if each["loadStatus"] == "LOADED"
+        ]
         for each in found:
             if each["locationOrLoadError"]["__typename"] == "PythonError":
                 print(f"the code location was not loaded: {each['locationOrLoadError']['message']}")
