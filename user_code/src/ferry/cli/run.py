@@ -9,6 +9,7 @@ from ferry.cli.migration import folder_of, migration_of
 from ferry.cli.options import Defs, Entities, Json
 from ferry.cli.output import console, errors, number_tables, print_json
 from ferry.ledger import Outcomes
+from ferry.start import importing
 
 
 def run(
@@ -21,7 +22,8 @@ def run(
 ) -> None:
     """Carry the rows, through Dagster, and settle. Exit status 0 only if every promise held."""
     migration_of(defs)  # refuses what says nothing before Dagster is imported
-    from ferry.components.run import run_migration
+    with importing():
+        from ferry.components.run import run_migration
 
     report = run_migration(folder_of(defs), tuple(entities or ()), partition, quiet=as_json)
     if as_json:

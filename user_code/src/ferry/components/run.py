@@ -38,6 +38,7 @@ from ferry.plan import MigrationPlan, plan_migration
 from ferry.reconcile import Reconciliation
 from ferry.settings import Settings
 from ferry.settle import settle
+from ferry.start import importing
 
 
 @dataclass
@@ -219,11 +220,9 @@ def _listening(one: EntityReport, listen: Any) -> Any:
 @contextmanager
 def _instance() -> Any:
     """The instance of `DAGSTER_HOME`; without it one that is gone with the process."""
-    with (
-        dg.DagsterInstance.get()
-        if os.environ.get("DAGSTER_HOME")
-        else dg.DagsterInstance.ephemeral() as instance
-    ):
+    with importing():  # of the storage, and of what migrates it
+        made = dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral()
+    with made as instance:
         yield instance
 
 

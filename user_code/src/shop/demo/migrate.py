@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ferry.start import importing
 from shop.demo import told
 from shop.demo.__main__ import home_from_environment, scale_from_environment
 from shop.demo.databases import Databases, create_database, prepare
@@ -61,9 +62,10 @@ def demo() -> None:
     print("Ferry demo: an old shop moves into a new one. First its databases are made …", flush=True)
     set_up(home_from_environment())
     # Imported now: the generator of rows needs memory of its own, and is gone by this time.
-    from ferry.cli.output import console
-    from ferry.cli.run import print_report
-    from ferry.components.run import run_migration
+    with importing():
+        from ferry.cli.output import console
+        from ferry.cli.run import print_report
+        from ferry.components.run import run_migration
 
     report = run_migration(DEFS, (), None)
     OUT.mkdir(parents=True, exist_ok=True)
