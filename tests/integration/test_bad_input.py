@@ -249,11 +249,11 @@ def test_planning_writes_nothing(by_year: Migrating, monkeypatch: pytest.MonkeyP
         cli.main()
     assert ended.value.code in (0, None)
     out = capfd.readouterr().out
-    assert re.findall(r"│ \d │ (\w+)", out) == [
+    assert re.findall(r"^\d  (\w+)", out, re.MULTILINE) == [
         "customers", "employees", "orders", "products", "order_lines",
     ]  # fmt: skip
-    assert re.search(r"orders +│ priority +│ .*│ distinct", out)
-    assert re.search(r"customers +│ email +│ .*│ columnar", out)
+    assert re.search(r"orders +priority +.* distinct", out)
+    assert re.search(r"customers +email +.* columnar", out)
     assert by_year.row_versions("public") == before
     with by_year.target() as target:
         assert target.execute("select to_regnamespace('ferry')").fetchone() == (None,)

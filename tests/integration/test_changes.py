@@ -279,7 +279,10 @@ def test_the_books_of_an_earlier_version_are_brought_up_to_this_one(small: Small
 
 
 def test_the_books_of_an_earlier_version_are_read_by_who_may_not_write(small: Small) -> None:
-    """Who may only read is told what is there, and nothing is brought up to date."""
+    """Who may only read is told what is there, and nothing is brought up to date.
+
+    Where the earlier version lacks what this one reads, and where the user may not read at all, one message says so.
+    """
     declare(small)
     small.migrating.load_all()
     small.target("update ferry.about set version = version - 1")
@@ -289,6 +292,19 @@ def test_the_books_of_an_earlier_version_are_read_by_who_may_not_write(small: Sm
         assert ledger.is_prepared(reader)
         assert ledger.totals(reader, "things").inserted == 6
     assert small.rows("select version from ferry.about") == before
+
+    def refused() -> str:
+        said = small.migrating.ferry("status", PGOPTIONS=reads)
+        assert (said.returncode, said.stderr.count("\n")) == (1, 1), said.stderr
+        return said.stderr
+
+    small.target("drop table ferry.unreconciled")
+    told = refused()
+    assert "the bookkeeping in the target is of an earlier version of Ferry (3, this one is 4)" in told
+    assert "ferry.unreconciled" in told
+    assert "as the user that loads" in told
+    small.target("revoke usage on schema ferry from current_user")
+    assert "this user may not read the bookkeeping" in refused()
 
 
 def test_what_failed_is_said_although_the_checks_cannot_be_evaluated(small: Small) -> None:

@@ -180,7 +180,8 @@ def test_what_is_cut_alike_depends_on_the_same_partition_and_anything_else_on_al
 
 def test_the_command_finds_runs_and_shows_partitions(small: Small) -> None:
     """`ferry run` finds the regions and loads all; `partitions` says how far each is, and makes a new one known; then
-    `run --partition` takes one rectangle of months and regions, and `status --partition` counts it."""
+    `run --partition` takes one rectangle of months and regions, and `status --partition` counts it: of the entities
+    that are named, or of all that have such a partition."""
     made = small.migrating
     assert made.ferry("run", "--json").returncode == 0
     shown = json.loads(made.ferry("partitions", "orders", "--add", "west", "--json").stdout)
@@ -189,6 +190,12 @@ def test_the_command_finds_runs_and_shows_partitions(small: Small) -> None:
     assert sum(complete.values()) == 6
     west = "2024-01|west:2024-02|west"
     assert made.ferry("run", "orders", "--partition", west, "--json").returncode == 0
-    counted = made.ferry("status", "orders", "--partition", "2024-01|south:2024-02|west", "--json")
-    (orders,) = json.loads(counted.stdout)
-    assert (orders["extracted"], orders["complete"], orders["partitions"]) == (14, 4, 4)
+
+    def counted(*words: str) -> dict[str, tuple[int, int, int]]:
+        rows = json.loads(made.ferry("status", *words, "--json").stdout)
+        return {row["entity"]: (row["extracted"], row["complete"], row["partitions"]) for row in rows}
+
+    assert counted("orders", "--partition", "2024-01|south:2024-02|west") == {"orders": (14, 4, 4)}
+    assert counted("--partition", "north") == {"tags": (26, 1, 1)}
+    for words in (("orders", "--partition", "north"), ("--partition", "nroth")):
+        assert "there is no partition" in made.ferry("status", *words).stderr

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ferry.components import FerryResource
 from ferry.errors import DeclarationError
 from ferry.settings import Settings, read_settings
 
@@ -84,3 +85,34 @@ def test_a_relative_stage_is_the_same_folder_for_every_process(
     monkeypatch.chdir(tmp_path)
     assert Settings(stage_uri="out/stage").stage_root == str(tmp_path / "out/stage")
     assert Settings(stage_uri="s3://bucket/prefix").stage_root == "s3://bucket/prefix"
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [("s4://bucket/key:hush-hush", "no stage can lie at 's4://'. Did you mean 's3'?"),
+     ("S3:/bucket", "'S3:' is not followed by two slashes. Write s3://… or, for a folder of that name, ./S3:…"),
+     ("s3:bucket", "'s3:' is not followed by two slashes"),
+     ("https://example.com/stage", "no stage can lie at 'https://'. Write a path, or one of these schemes: abfs, "),
+     ("gs://bucket", "the package for 'gs://' is not installed. Please install gcsfs")],
+)  # fmt: skip
+def test_a_stage_that_can_be_nowhere_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, uri: str, words: str
+) -> None:
+    """An unknown scheme, one that is a folder's name by mistake, one that cannot be written to or is not installed.
+
+    It is refused in the environment and in the resource's configuration, and what follows the scheme is not shown.
+    """
+    for place, said in ((uri, None), ("out", uri)):
+        monkeypatch.setenv("FERRY_STAGE_URI", place)
+        with pytest.raises(DeclarationError) as error:
+            FerryResource(stage_uri=said).settings()
+        assert str(error.value).startswith(f"FERRY_STAGE_URI: {words}")
+        assert "hush-hush" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["out/stage", "/var/lib/a:b", "./s3:/x", "s3://b/p", "file:///x", "sftp://h/p"]
+)
+def test_a_stage_may_be_a_folder_or_a_store(uri: str) -> None:
+    """Paths with a colon in them included."""
+    assert Settings(stage_uri=uri).stage_uri == uri

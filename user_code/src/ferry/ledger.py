@@ -3,7 +3,6 @@
 Schema `ferry` of the target database. A re-execution trusts these tables and nothing else.
 """
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any, LiteralString
 
@@ -81,6 +80,12 @@ begin raise exception 'two references lead to parents with different keys there'
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 
+READ: LiteralString = """
+select r.sent, b.id from ferry.ledger, ferry.partitions, ferry.rejected_rows r, ferry.waiting_rows, ferry.vanished_rows,
+  ferry.unreconciled, ferry.before_images b, ferry.partition_keys limit 0
+"""
+"""Fails where a table or a column is missing that an earlier version did not have."""
+
 
 OF_THE_PARENT = ("missing_parent", "parent_rejected", "parent_refused")
 """Reasons of rows that were rejected, or are held back, for want of their parent."""
@@ -152,10 +157,19 @@ def prepare(connection: psycopg.Connection) -> None:
 
 
 def _version(connection: psycopg.Connection) -> int:
-    row = connection.execute("select to_regclass('ferry.about')").fetchone()
-    if row is None or row[0] is None:
-        return 0
-    row = connection.execute("select version from ferry.about").fetchone()
+    try:
+        row = connection.execute("select to_regclass('ferry.about')").fetchone()
+        if row is None or row[0] is None:
+            return 0
+        row = connection.execute("select version from ferry.about").fetchone()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise PermanentError(
+            "this user may not read the bookkeeping of the migration",
+            where=f"schema ferry of {connection.info.dbname}",
+            why=str(error).splitlines()[0],
+            next=f"grant usage on schema ferry to {connection.info.user}; grant select on all tables in schema ferry"
+            f" to {connection.info.user}",
+        ) from None
     return row[0] if row else 0
 
 
@@ -163,12 +177,29 @@ def is_prepared(connection: psycopg.Connection) -> bool:
     """Whether a migration has ever written into this target.
 
     What an earlier version left is brought up to this one, except by somebody who may read alone.
+
+    Raises:
+        PermanentError: the user may not read it, or it lacks what is read here, and the user may not bring it up.
     """
     version = _version(connection)
     if 0 < version < VERSION:
-        with suppress(PermanentError):
+        try:
             prepare(connection)
+        except PermanentError as error:
+            _check_readable(connection, version, error.why)
     return version > 0
+
+
+def _check_readable(connection: psycopg.Connection, version: int, why: str) -> None:
+    try:
+        connection.execute(READ)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise PermanentError(
+            f"the bookkeeping in the target is of an earlier version of Ferry ({version}, this one is {VERSION})",
+            where=f"schema ferry of {connection.info.dbname}",
+            why=f"{str(error).splitlines()[0]}, and this user may not bring it up to date: {why}",
+            next="Call `ferry status` once as the user that loads; nothing that is written there is lost",
+        ) from None
 
 
 def chunk_state(connection: psycopg.Connection, entity: str, partition: str) -> dict[int, dict[str, Any]]:

@@ -99,7 +99,9 @@ class Scheme:
         raise DeclarationError(
             f"there is no partition {key!r}",
             where=entity,
-            why=f"its partitions are {keys[0]} … {keys[-1]}" if len(keys) > 1 else "",
+            why=f"its partitions are {keys[0]} … {keys[-1]}"
+            if len(keys) > 1
+            else "it is loaded in one piece",
             next=f"ferry partitions {entity} --discover finds new ones" if self.discovers else known,
         )
 

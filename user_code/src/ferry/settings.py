@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import tempfile
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from ferry.declaration import nearest
 from ferry.errors import DeclarationError
 
 PREFIX = "FERRY_"
+STORES = ("abfs", "az", "file", "gcs", "gs", "s3", "s3a", "sftp")
+"""Schemes of what a stage can be written to; those of other packages once they are installed."""
 
 
 def _as_text(value: Any) -> Any:
@@ -115,6 +119,34 @@ class Settings(BaseSettings):
             tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
         )
 
+    @field_validator("stage_uri")
+    @classmethod
+    def _can_be_written(cls, uri: str) -> str:
+        named = re.match(r"([A-Za-z][\w+.-]*):(//)?", uri)
+        if named is None:
+            return uri
+        scheme, where = named[1].lower(), f"{PREFIX}STAGE_URI"
+        if not named[2]:
+            raise DeclarationError(
+                f"'{named[1]}:' is not followed by two slashes",
+                where=where,
+                next=f"Write {scheme}://… or, for a folder of that name, ./{named[1]}:…",
+            )
+        if scheme not in STORES:
+            raise DeclarationError(
+                f"no stage can lie at '{scheme}://'",
+                where=where,
+                next=nearest(scheme, STORES, "Write a path, or one of these schemes"),
+            )
+        from fsspec.registry import known_implementations
+
+        kind = known_implementations[scheme]
+        if find_spec(kind["class"].split(".")[0]) is None:
+            raise DeclarationError(
+                f"the package for '{scheme}://' is not installed", where=where, next=kind["err"]
+            )
+        return uri
+
     def url(self, connection: str, where: str = "settings") -> str:
         """The URL of a connection, or a `DeclarationError` that names the variable to set.
 
@@ -170,10 +202,14 @@ class Settings(BaseSettings):
         return str(Path(self.connector_state or beside).absolute())
 
 
-def read_settings() -> Settings:
-    """Read the environment; an unreadable value becomes a `DeclarationError` that names its variable."""
+def read_settings(**over: Any) -> Settings:
+    """Read the environment; an unreadable value becomes a `DeclarationError` that names its variable.
+
+    Args:
+        over: fields that are taken instead of the environment's.
+    """
     try:
-        return Settings()
+        return Settings(**over)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import typer
 
 from ferry.cli import (
@@ -25,8 +26,8 @@ from ferry.cli import (
     settle,
     status,
 )
-from ferry.cli.output import errors
-from ferry.errors import FerryError
+from ferry.cli.output import errors, print_error
+from ferry.errors import FerryError, PermanentError, TransientError
 
 app = typer.Typer(
     add_completion=False,
@@ -59,12 +60,20 @@ def run_guarded(call: Callable[[], Any]) -> int:
     try:
         call()
     except FerryError as error:
-        if "--json" in sys.argv:
-            print(json.dumps(error.as_dict()), file=sys.stderr)
-        else:
-            errors.print(f"[red]✗[/red] {error}", highlight=False, soft_wrap=True)
-        return 1
+        return _refuse(error)
+    except psycopg.Error as error:
+        kind = TransientError if isinstance(error, psycopg.OperationalError) else PermanentError
+        why = str(error).partition("\nLINE ")[0].replace("\n", " ")
+        return _refuse(kind("the database did not do what was asked of it", why=why))
     except KeyboardInterrupt:
         errors.print("Stopped. Run it again; it goes on where the ledger ends.")
         return 130
     return 0
+
+
+def _refuse(error: FerryError) -> int:
+    if "--json" in sys.argv:
+        print(json.dumps(error.as_dict()), file=sys.stderr)
+    else:
+        print_error(error)
+    return 1

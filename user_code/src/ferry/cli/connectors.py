@@ -49,7 +49,6 @@ def refresh(defs: Defs = None) -> None:
         else:
             console.print(
                 f"{name}: {len(told.connection.tables)} streams, {told.connection.url}",
-                highlight=False,
                 soft_wrap=True,  # an address that is broken over lines cannot be clicked
             )
     if failed:
@@ -63,4 +62,4 @@ def sync(name: str, defs: Defs = None) -> None:
 
     told = sync_now(folder_of(defs), name)
     tables = (table if rows is None else f"{table} {rows:,} rows" for table, rows in told.items())
-    console.print(f"{name}: {', '.join(tables)}", highlight=False)
+    console.print(f"{name}: {', '.join(tables)}")

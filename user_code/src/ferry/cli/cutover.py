@@ -39,7 +39,7 @@ def cutover(
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False)
+    console.print(line)
 
 
 def _ignore(_: str) -> None:

@@ -4,11 +4,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ferry.cli.migration import known_names, migration_of
 from ferry.cli.options import Defs, Entities, Json
-from ferry.cli.output import console, print_json
+from ferry.cli.output import console, number_tables, print_json
 from ferry.errors import PermanentError
 from ferry.plan import plan_migration
 from ferry.settings import read_settings
@@ -35,20 +34,20 @@ def deliver(
     else:
         show(done)
         for line in differences[:20]:
-            console.print(line, highlight=False)
+            console.print(line)
     if differences:
         raise PermanentError(f"{len(differences)} values over there are not as they were sent")
 
 
 def show(done: "list[Delivered]") -> None:
     """What became of the journals, as a table, and the first refusals."""
-    table = Table(title="Delivered", title_justify="left", box=None, pad_edge=False)
+    if not done:
+        return console.print("No entity has an API behind its table.")
     counts = ("created", "updated", "unchanged", "removed", "refused", "held", "waiting")
-    for heading in ("entity", *counts):
-        table.add_column(heading, justify="left" if heading == "entity" else "right")
-    for one in done:
-        table.add_row(one.entity, *(f"{getattr(one, name):,}" for name in counts))
-    console.print(table)
+    cells = {one.entity: {name: f"{getattr(one, name):,}" for name in counts} for one in done}
+    for table in number_tables("Delivered", cells, console.width):
+        console.print(table)
     for one in done:
         for key, problem in list(one.problems.items())[:10]:
-            console.print(f"{one.entity} {key}: {problem}", highlight=False)
+            console.print(f"{one.entity} {key}: {problem}")
+    return None

@@ -46,7 +46,7 @@ def map_(
             written = id_map.export(
                 settings.url(target), plan, export, lambda rows: progress.advance(task, rows)
             )
-        console.print(f"{written:,} entries written to {export}", highlight=False, soft_wrap=True)
+        console.print(f"{written:,} entries written to {export}", soft_wrap=True)
         return None
     if found is None:
         raise DeclarationError(

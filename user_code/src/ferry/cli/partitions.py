@@ -1,7 +1,7 @@
 """The command `ferry partitions`: which there are and how far each is, and new ones where they are discovered."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,7 +10,7 @@ from ferry import ledger
 from ferry.catalogue import connect
 from ferry.cli.migration import migration_of
 from ferry.cli.options import Defs, Entities, Json
-from ferry.cli.output import console, print_json
+from ferry.cli.output import add_row, console, number_table, number_widths, print_json
 from ferry.errors import DeclarationError
 from ferry.known_keys import discover, register, with_known_keys
 from ferry.ledger import Outcomes
@@ -39,7 +39,7 @@ def partitions(
     migration = (discover if find else with_known_keys)(migration, settings, names)
     if add:
         migration = register(migration, names[0], add, settings)
-    shown: list[dict[str, object]] = []
+    shown: list[dict[str, Any]] = []
     for name in names:
         target = migration[name].declaration.target.connection
         with connect(settings.url(target), target, autocommit=True) as connection:
@@ -57,13 +57,28 @@ def partitions(
         ]
     if as_json:
         return print_json(shown)
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for heading in ("entity", "partition", "complete", *asdict(Outcomes())):
-        table.add_column(
-            heading, justify="left" if heading in ("entity", "partition") else "right", no_wrap=True
-        )
-    for row in shown:
-        table.add_row(*(("yes" if v else "–") if isinstance(v, bool) else f"{v:,}" if isinstance(v, int) else str(v)
-                        for v in row.values()))  # fmt: skip
-    console.print(table)
+    for name in names:
+        console.print(partition_table(name, [row for row in shown if row["entity"] == name], console.width))
     return None
+
+
+def partition_table(entity: str, rows: list[dict[str, Any]], width: int) -> Table:
+    """The partitions of an entity, a line each; where lines are too long, without the ends that no row has met."""
+    ends = [*Outcomes().as_dict()]
+    cells = {
+        row["partition"]: {
+            "complete": "yes" if row["complete"] else "–",
+            **{end: f"{row[end]:,}" for end in ends},
+        }
+        for row in rows
+    }
+    headings = ["complete", *ends]
+    room = width - max(map(len, [entity, *cells]))
+    if sum(number_widths(cells, headings).values()) + len(headings) > room:
+        headings = [one for one in headings if one == "complete" or any(row[one] for row in rows)]
+    table = number_table(None, [entity, *headings])
+    # A key that is longer than what the numbers leave goes on in the next line.
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for key, row in cells.items():
+        add_row(table, key, *(row[heading] for heading in headings))
+    return table

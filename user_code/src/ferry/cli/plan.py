@@ -3,48 +3,56 @@
 import dataclasses
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from ferry.cli.migration import migration_of
 from ferry.cli.options import Defs, Entities, Json
-from ferry.cli.output import console, print_json
+from ferry.cli.output import add_row, console, print_json, word_table
 from ferry.contract import compile_contract
-from ferry.plan import EntityPlan, MigrationPlan, plan_migration
+from ferry.plan import EntityPlan, plan_migration
 from ferry.settings import read_settings
 
 
 def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
     """Show the order, the references, and which way each rule of the contracts is checked. Writes nothing."""
     plans = plan_migration(migration_of(defs), read_settings(), only=tuple(entities or ()))
+    described = [describe_plan(plans[name]) for name in plans.order]
     if as_json:
-        return print_json([describe_plan(plans[name]) for name in plans.order])
-    table = Table(title="Plan", title_justify="left", show_lines=True)
-    for heading in ("", "entity", "from → to", "partitions", "references"):
-        table.add_column(heading)
-    for position, name in enumerate(plans.order, 1):
-        shown = describe_plan(plans[name])
-        references = "\n".join(f"{r['column']} → {r['to']}: {r['strategy']}" for r in shown["references"])
-        keys = plans[name].scheme.keys
-        cut = f"{len(keys)}: {keys[0]} … {keys[-1]}" if len(keys) > 1 else "1"
-        table.add_row(str(position), name, f"{shown['source']}\n→ {shown['target']}", cut, references or "–")
-    console.print(table)
-    console.print(_rules(plans))
-    console.print("Nothing was written. Next: [bold]ferry run[/bold]")
+        return print_json(described)
+    for table in (plan_table(described), rules_table(described)):
+        console.print(table)
+    console.print("Nothing was written. Next: ferry run")
     return None
 
 
-def _rules(plans: MigrationPlan) -> Table:
+def plan_table(described: list[dict[str, Any]]) -> Table:
+    """Entities in the order of a run: from where to where, how they are cut, and each reference with its strategy.
+
+    Args:
+        described: what `describe_plan` says of each.
+    """
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.title, table.title_justify = "Plan", "left"
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for position, one in enumerate(described, 1):
+        keys = one["partitions"]
+        lines = [f"{one['source']} → {one['target']}"]
+        lines += [f"{len(keys):,} partitions: {keys[0]} … {keys[-1]}"] if len(keys) > 1 else []
+        lines += [f"{r['column']} → {r['to']}: {r['strategy']}" for r in one["references"]]
+        add_row(table, str(position), one["entity"], "\n".join(lines))
+    return table
+
+
+def rules_table(described: list[dict[str, Any]]) -> Table:
     """Each rule of each contract, and which way it is checked."""
-    table = Table(title="Rules of the contracts", title_justify="left")
-    for heading in ("entity", "column", "rules", "way"):
-        table.add_column(heading, overflow="fold")
-    for name in plans.order:
+    table = word_table("Rules of the contracts", ("entity", "column", "rules", "way"))
+    for one in described:
         together: dict[tuple[str, str, str], list[str]] = {}
-        for path in compile_contract(plans[name].entity.contract).explain():
-            together.setdefault((path.column, path.way, path.why), []).append(path.rule)
+        for path in one["rules"]:
+            together.setdefault((path["column"], path["way"], path["why"]), []).append(path["rule"])
         for (column, way, why), rules in together.items():
-            table.add_row(name, column, escape(", ".join(rules)), f"{way}: {escape(why)}" if why else way)
+            add_row(table, one["entity"], column, ", ".join(rules), f"{way}: {why}" if why else way)
     return table
 
 

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from ferry.cli.migration import known_names, migration_of, seen_in_dagster
 from ferry.cli.options import Defs, Entities, Json
-from ferry.cli.output import console, print_json
+from ferry.cli.output import CROSS, console, print_json
 from ferry.plan import plan_migration
 from ferry.settings import read_settings
 
@@ -30,8 +31,10 @@ def reconcile(
         for name, result in hold(plans, known_names(plans, entities), settings, repair=repair):
             found.append({"entity": name, **dataclasses.asdict(result), "reconciled": result.reconciled})
             for difference in result.differences if not as_json else ():
-                sign = "[red]✗[/red]" if result.different else "put right:"
-                console.print(f"{sign} {name}, {result.partition}: {difference}", highlight=False)
+                sign = CROSS if result.different else "put right:"
+                console.print(
+                    Text.assemble(sign, f" {name}, {result.partition}: {difference}"), soft_wrap=True
+                )
     compared, different, repaired = (
         sum(row[count] for row in found) for count in ("compared", "different", "repaired")
     )
@@ -39,6 +42,6 @@ def reconcile(
         print_json(found)
     else:
         right = f", {repaired:,} were put right" if repair else ""
-        console.print(f"{compared:,} rows compared, {different:,} differ{right}.", highlight=False)
+        console.print(f"{compared:,} rows compared, {different:,} differ{right}.")
     if different:
         raise typer.Exit(1)

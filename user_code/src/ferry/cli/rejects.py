@@ -8,7 +8,7 @@ from rich.table import Table
 from ferry import ledger
 from ferry.cli.migration import each_target, migration_of
 from ferry.cli.options import Defs, Entities, Json, Key, Reason
-from ferry.cli.output import console, print_json
+from ferry.cli.output import add_row, console, print_json, word_table
 from ferry.contract.verdict import MASK
 from ferry.plan import EntityPlan, plan_migration
 from ferry.settings import read_settings
@@ -44,24 +44,25 @@ def rejects(
     if not shown:
         reasons = sorted({one.partition(":")[0] for found in counts.values() for one in found})
         others = f" Reasons that there are: {', '.join(reasons)}." if reasons else ""
-        console.print(
-            f"No rejected row matches.{others}" if others else "No row is rejected.", highlight=False
-        )
+        console.print(f"No rejected row matches.{others}" if others else "No row is rejected.")
         return None
-    table = Table(title="Rejected rows", title_justify="left")
-    for heading in ("entity", "key", "reason", "column", "value", "message"):
-        table.add_column(heading, overflow="fold")
-    for row in shown:
-        first = row["errors"][0] if row["errors"] else {}
-        cells = (first.get("column"), first.get("value"), first.get("message"))
-        table.add_row(
-            row["entity"], ", ".join(row["key"]), row["reason"], *(str(c or "")[:60] for c in cells)
-        )
-    console.print(table)
+    console.print(rejects_table(shown))
     for name, by_reason in counts.items():
         for why, count in by_reason.items():
-            console.print(f"{count:>8,}  {name}: {why}", highlight=False)
+            console.print(f"{count:>8,}  {name}: {why}")
     return None
+
+
+def rejects_table(rows: list[dict[str, Any]]) -> Table:
+    """Rejected rows with the first of what is wrong with each."""
+    table = word_table("Rejected rows", ("entity", "key", "reason", "column", "value", "message"))
+    table.columns[2].no_wrap = True
+    for row in rows:
+        first = row["errors"][0] if row["errors"] else {}
+        cells = (first.get("column"), first.get("value"), first.get("message"))
+        shown = (str(cell or "")[:60] for cell in cells)
+        add_row(table, row["entity"], ", ".join(row["key"]), row["reason"], *shown)
+    return table
 
 
 def _masked(rejected: dict[str, Any], plan: EntityPlan) -> dict[str, Any]:

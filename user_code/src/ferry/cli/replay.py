@@ -36,7 +36,6 @@ def replay(
         console.print(
             f"{result.entity}: {result.tried:,} tried, {result.loaded:,} loaded, {result.waiting:,} waiting,"
             f" {result.rejected:,} rejected again",
-            highlight=False,
         )
     if delivered:
         show(list(delivered.values()))

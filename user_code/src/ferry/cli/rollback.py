@@ -42,5 +42,5 @@ def rollback(
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:
         restored = f", {result.restored:,} given back their old values" if result.restored else ""
-        console.print(f"{result.entity}: {result.removed:,} rows removed{restored}", highlight=False)
+        console.print(f"{result.entity}: {result.removed:,} rows removed{restored}")
     return None

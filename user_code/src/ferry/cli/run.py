@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ferry.cli.migration import folder_of, migration_of
 from ferry.cli.options import Defs, Entities, Json
-from ferry.cli.output import console, errors, number_tables, print_json
+from ferry.cli.output import console, errors, number_tables, print_error, print_json
 from ferry.ledger import Outcomes
 from ferry.start import importing
 
@@ -46,16 +47,16 @@ def print_report(report: dict[str, Any]) -> None:
     if reasons:
         console.print("\nMost frequent reasons for rejection")
         for count, name, reason in sorted(reasons, reverse=True)[:10]:
-            console.print(f"{count:>10,}  {name}: {reason}", highlight=False, soft_wrap=True)
-    console.print(f"\nPeak memory {report['peak_rss_mib']:.0f} MiB.", highlight=False)
+            console.print(f"{count:>10,}  {name}: {reason}", soft_wrap=True)
+    console.print(f"\nPeak memory {report['peak_rss_mib']:.0f} MiB.")
     for line in report["errors"]:
-        errors.print(f"[red]✗[/red] {line}", highlight=False, soft_wrap=True)
+        print_error(line)
     if report["kept_every_promise"]:
-        console.print(
-            "[green]Every row is accounted for and reconciled.[/green] Next: ferry rejects, ferry status"
-        )
+        held = ("Every row is accounted for and reconciled.", "green")
+        console.print(Text.assemble(held, " Next: ferry rejects, ferry status"))
     else:
-        errors.print("[red]Not every promise held.[/red] Correct what is named above and run it again.")
+        broken = ("Not every promise held.", "red")
+        errors.print(Text.assemble(broken, " Correct what is named above and run it again."))
 
 
 def report_tables(report: dict[str, Any], width: int) -> list[Table]:
@@ -63,7 +64,7 @@ def report_tables(report: dict[str, Any], width: int) -> list[Table]:
     cells = {
         name: {
             **{end: f"{row[end]:,}" for end in Outcomes().as_dict()},
-            "reconciled": "[green]yes[/green]" if row["reconciled"] else "[red]NO[/red]",
+            "reconciled": "yes" if row["reconciled"] else "NO",
             "rows/s": f"{row['rows_per_second']:,}",
             "peak MiB": f"{row['peak_rss_mib']:,.0f}",
         }

@@ -24,7 +24,7 @@ def settle(entities: Entities = None, defs: Defs = None, as_json: Json = False) 
     if as_json:
         return print_json([dataclasses.asdict(result) for result in results])
     for result in results:
-        console.print(f"{result.entity}: {', '.join(settled_words(result))}", highlight=False)
+        console.print(f"{result.entity}: {', '.join(settled_words(result))}")
     return None
 
 

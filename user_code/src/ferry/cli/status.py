@@ -1,11 +1,12 @@
 """The command `ferry status`: what the ledger says of each entity."""
 
 from ferry import constraints, ledger
-from ferry.cli.migration import each_target, migration_of
+from ferry.cli.migration import each_target, known_names, migration_of
 from ferry.cli.options import Defs, Entities, Json, Partition
 from ferry.cli.output import console, number_tables, print_json
+from ferry.errors import DeclarationError
 from ferry.ledger import Outcomes
-from ferry.plan import plan_migration
+from ferry.plan import MigrationPlan, plan_migration
 from ferry.settings import read_settings
 
 
@@ -19,9 +20,9 @@ def status(
     settings = read_settings()
     plans = plan_migration(migration_of(defs), settings, only=tuple(entities or ()))
     shown = []
-    for name, connection in each_target(plans, settings, entities):
-        scheme, prepared = plans[name].scheme, ledger.is_prepared(connection)
-        keys = scheme.chosen(partition, name) if partition and scheme.cuts else scheme.keys
+    asked = _asked(plans, known_names(plans, entities), partition)
+    for name, connection in each_target(plans, settings, list(asked)):
+        keys, prepared = asked[name], ledger.is_prepared(connection)
         # Without `--partition` also what was loaded under a declaration that cut otherwise.
         totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
         complete = ledger.complete_partitions(connection, name) if prepared else set()
@@ -51,11 +52,29 @@ def status(
     for row in shown:
         if row["set_aside"]:
             aside = ", ".join(row["set_aside"])
-            console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}", highlight=False)
+            console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}")
         for key, rows in row["not_as_staged"].items():
             console.print(
                 f"{row['entity']}, {key}: {rows:,} rows were not as staged; what refers to this partition waits"
-                " until `ferry reconcile --repair`",
-                highlight=False,
+                " until `ferry reconcile --repair`"
             )
     return None
+
+
+def _asked(plans: MigrationPlan, named: tuple[str, ...], partition: str | None) -> dict[str, tuple[str, ...]]:
+    """The partitions of each entity that was asked for; if none is named, of those that have them."""
+    if partition is None:
+        return {name: plans[name].scheme.keys for name in named or plans.order}
+    found: dict[str, tuple[str, ...]] = {}
+    missed: DeclarationError | None = None
+    for name in named or plans.order:
+        try:
+            found[name] = plans[name].scheme.chosen(partition, name)
+        except DeclarationError as error:
+            if named:
+                raise
+            if missed is None or plans[name].scheme.cuts:
+                missed = error
+    if not found and missed:
+        raise missed
+    return found

@@ -18,4 +18,4 @@ class FerryResource(dg.ConfigurableResource):
     def settings(self) -> Settings:
         """The environment's settings with this resource's fields over them."""
         changed = {name: value for name, value in self.model_dump().items() if value is not None}
-        return read_settings().model_copy(update=changed)
+        return read_settings(**changed)
