@@ -7,7 +7,7 @@ no exact counterpart for travel as PostgreSQL's own text, so that nothing is rou
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, LiteralString
 
@@ -171,7 +171,7 @@ class PostgresSource(Source):
         query = sql.SQL("select {} as bucket, count(*), {} from {} where {} group by 1").format(
             _bucket(scheme),
             _hash_of_rows(self.control, self._there(name)),
-            _relation(self._migration, name, self.control),
+            _relation(self._migration, name, self._there),
             where,
         )
         found = {position: (rows, total) for position, rows, total in self.control.execute(query)}
@@ -207,7 +207,7 @@ class PostgresSource(Source):
         at = sql.Identifier("t", source.updated_at or source.key[0])
         query = sql.SQL(
             "select {} as bucket, count(*), sum(hashtext({at}::text)::bigint) from {} where {at} >= {} group by 1"
-        ).format(_bucket(scheme), _relation(self._migration, name, self.control), sql.Literal(since), at=at)
+        ).format(_bucket(scheme), _relation(self._migration, name, self._there), sql.Literal(since), at=at)
         return {scheme.keys[place]: f"{rows} {total}" for place, rows, total in self.control.execute(query)}
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
@@ -257,11 +257,12 @@ class PostgresExtraction(Extraction):
         assert row is not None
         self._snapshot: str = row[0]
         self.taken_at: str = row[1].isoformat()
-        self._table = describe(self._control, self._entity.from_table.table, self._where)
+        self._tables: dict[str, Table] = {}
+        self._table = self._there(self._name)
         self._sent = pa.schema([arrow_field(column) for column in self._table.columns.values()])
         self.schema = pa.schema([*self._sent, *map(arrow_field, _beside(self._table).values())])
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
-        self._from = _relation(self._migration, self._name, self._control)
+        self._from = _relation(self._migration, self._name, self._there)
         self._condition = condition(self._entity.from_table.where, self._windows)
         self._key = [self._table.columns[name] for name in self._entity.source.key]
         self.hashed = (
@@ -271,6 +272,13 @@ class PostgresExtraction(Extraction):
             and all(c.not_null and c.category == "b" and c.base_type in self._pickable() for c in self._key)
         )
         return self
+
+    def _there(self, name: str) -> Table:
+        """The table of an entity as it is in this snapshot, asked for once."""
+        if name not in self._tables:
+            table = self._migration[name].declaration.from_table.table
+            self._tables[name] = describe(self._control, table, self._where)
+        return self._tables[name]
 
     def _pickable(self) -> tuple[str, ...]:
         """Types of a key by which rows can be asked for; what has no encoding cannot be said to be some text."""
@@ -566,11 +574,12 @@ def _bound_type(low: Any) -> LiteralString:
     return "bigint" if isinstance(low, int) else "timestamp"
 
 
-def _relation(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
-    """`table t`, with a lateral or joined `cut` whose c0 (and c1) are the values that it is cut by."""
-    entity = migration[name].declaration
-    table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
-    partition = entity.partition
+def _relation(migration: Migration, name: str, there: Callable[[str], Table]) -> sql.Composable:
+    """`table t`, with a lateral or joined `cut` whose c0 (and c1) are the values that it is cut by.
+
+    `there` tells the table of an entity.
+    """
+    table, partition = there(name), migration[name].declaration.partition
     if partition is None:
         return sql.SQL("{} t").format(table.identifier)
     if partition.through is None:
@@ -583,19 +592,18 @@ def _relation(migration: Migration, name: str, connection: psycopg.Connection) -
     path = through_path(migration, name)
     reference = _reference(migration, name, path[1])
     return sql.SQL("{} t left join {} cut on {}").format(
-        table.identifier, _cut(migration, path[1], connection), _joined("t", "cut", reference.column)
+        table.identifier, _cut(migration, path[1], there), _joined("t", "cut", reference.column)
     )
 
 
-def _cut(migration: Migration, name: str, connection: psycopg.Connection) -> sql.Composable:
+def _cut(migration: Migration, name: str, there: Callable[[str], Table]) -> sql.Composable:
     """A subquery (k0, k1, …, c0, …) that gives each key of a parent the values that it is cut by once."""
-    entity = migration[name].declaration
-    table = describe(connection, entity.from_table.table, f"{migration[name].path}: source.table")
+    entity, table = migration[name].declaration, there(name)
     keys = sql.SQL(", ").join(
         sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"k{position}"))
         for position, column in enumerate(entity.source.key)
     )
-    relation = _relation(migration, name, connection)
+    relation = _relation(migration, name, there)
     root = through_path(migration, name)[-1]
     cuts = [sql.Identifier(f"c{position}") for position, _ in enumerate(cut_columns(migration, root))]
     if table.is_unique(entity.source.key):
