@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ferry.errors import PermanentError, PromiseBroken, TransientError
 
-VERSION = 4
+VERSION = 5
 """Of the tables below; what an earlier one made is brought up to it, statement by statement, and nothing is lost."""
 
 SCHEMA: LiteralString = """
@@ -77,6 +77,9 @@ create table if not exists ferry.partition_keys (
 );
 create or replace function ferry.differ(name text, value anyelement) returns anyelement language plpgsql as $$
 begin raise exception 'two references lead to parents with different keys there' using column = name; end $$;
+-- Until version 5 the sums of hashes were others: where nothing but a sum is kept, each row is looked at again.
+update ferry.ledger l set plan_hash = '' from ferry.about where version < 5
+  and to_regclass(format('ferry.%I', 'id_map_' || l.entity)) is null;
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 

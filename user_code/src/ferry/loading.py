@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from ferry import constraints, ledger
+from ferry.digest import digest
 from ferry.errors import FerryError
 from ferry.handover import (
     LOADED,
@@ -25,7 +26,7 @@ from ferry.ledger import Outcomes
 from ferry.load import Loader, told
 from ferry.loaders import Loaders, most_loaders
 from ferry.plan import EntityPlan
-from ferry.reconcile import Reconciliation, compare, digest
+from ferry.reconcile import Reconciliation, compare
 from ferry.settings import Settings
 from ferry.stage import Manifest, Stage
 from ferry.verdict import Judge

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from ferry.errors import PermanentError, PromiseBroken
+from ferry.row_hashes import sum_of
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number, exact_sum, summable
 
 MANIFEST = "manifest.json"
@@ -118,7 +119,7 @@ class Stage:
         """Write one part; returns it with its rows, without their hashes."""
         body = parquet(table)
         if self._hashed:
-            self._hashes += int(exact_sum(table.column(ROW_HASH.name)) or 0)
+            self._hashes += sum_of(table.column(ROW_HASH.name))
             table = table.drop_columns([ROW_HASH.name])
         for name in self._totals:
             total = exact_sum(table.column(name))

@@ -25,6 +25,7 @@ from ferry.declaration import Migration, Reference
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import WHOLE, Arrived, Extraction, Source, Span, one_ahead
 from ferry.partition import Cut, Scheme, Window, cut_columns, scheme_of, through_path
+from ferry.row_hashes import added_up
 from ferry.settings import Settings
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number
 from ferry.sources.page import canonical
@@ -443,10 +444,10 @@ class PostgresExtraction(Extraction):
 
 
 def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composable:
-    """The sum of the 64-bit hashes of all rows of `t` as text; NULL where the server cannot hash a row."""
+    """The sum of the hashes of all rows of `t` as text; NULL where the server cannot hash a row."""
     if connection.info.server_version < HASHES_ROWS:
         return sql.SQL("null::text")
-    return sql.SQL("coalesce(sum({}), 0)::text").format(_row_hash(table))
+    return sql.SQL("{}::text").format(added_up(_row_hash(table)))
 
 
 def _row_hash(table: Table) -> sql.Composable:

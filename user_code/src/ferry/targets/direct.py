@@ -22,6 +22,7 @@ from psycopg import sql
 from ferry.edges import EdgePlan
 from ferry.id_map import map_table
 from ferry.plan import EntityPlan
+from ferry.row_hashes import added_up
 from ferry.targets.binary import copy_in, read_numbers, sent_as, since_2000
 from ferry.targets.postgres.hashes import holds_what_is_sent, row_hash
 from ferry.targets.postgres.resolve import in_doubt
@@ -246,8 +247,8 @@ class DirectLoad:
     def _hashed(self, mine: sql.Composable) -> tuple[int, Decimal]:
         """Number and hashes of the rows that this transaction has put into the target."""
         row = self.connection.execute(
-            sql.SQL("select count(*), coalesce(sum({}), 0) from {} t where {}").format(
-                row_hash(self.plan, "t"), self.plan.target.identifier, mine
+            sql.SQL("select count(*), {} from {} t where {}").format(
+                added_up(row_hash(self.plan, "t")), self.plan.target.identifier, mine
             )
         ).fetchone()
         assert row is not None
@@ -282,7 +283,7 @@ class DirectLoad:
             sql.SQL(
                 "with made as (insert into {map} ({names}, status, partition, row_hash)"
                 " select {picked}, 'inserted', %s, {hash} from {target} t join {pairs} k on {on} where {mine}"
-                " returning row_hash) select count(*), coalesce(sum(row_hash), 0) from made"
+                " returning row_hash) select count(*), {total} from made"
             ).format(
                 map=map_.identifier,
                 names=names,
@@ -292,6 +293,7 @@ class DirectLoad:
                 pairs=pairs,
                 on=on,
                 mine=mine,
+                total=added_up(sql.SQL("row_hash")),
             ),
             (partition,),
         ).fetchone()

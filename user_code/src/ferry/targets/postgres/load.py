@@ -8,6 +8,7 @@ from psycopg import sql
 
 from ferry.id_map import map_table
 from ferry.plan import EntityPlan
+from ferry.row_hashes import added_up, turned
 from ferry.targets.postgres.classify import classify, resolved
 from ferry.targets.postgres.hashes import holds_what_is_sent, new_key_text, row_hash
 from ferry.targets.postgres.resolve import Bounds, resolve
@@ -64,13 +65,14 @@ def load_chunk(
         ctes.append(wait(plan))
     ctes += [cte for position, edge in enumerate(plan.edges) for cte in defer(plan, position, edge, known)]
     # One scan over each result: a scan for each number would cost as much as the insert.
-    returned = sql.SQL("count(*), 0" if holds_what_is_sent(plan) else "count(*), coalesce(sum(hash), 0)")
+    hash_ = sql.SQL("hash")
+    returned = sql.SQL("count(*), {}").format(sql.SQL("0") if holds_what_is_sent(plan) else added_up(hash_))
     changes = (
         sql.SQL("(select {} from upd)").format(returned) if updates else sql.SQL("(select 0::bigint, 0)")
     )
     present = sql.SQL(
-        "coalesce(sum(hash) filter (where outcome in ('insert', 'known')), 0)" if known else "null::numeric"
-    )
+        "coalesce(sum({}) filter (where outcome in ('insert', 'known')), 0)" if known else "null::numeric"
+    ).format(turned(hash_))
     return sql.SQL(
         "with {ctes} select c.inserts, i.rows, u.rows, c.known, c.preserved, c.waiting, c.wanted,"
         " {written}, coalesce(c.present, c.wanted){by_chunk} from"
@@ -78,19 +80,20 @@ def load_chunk(
         " count(*) filter (where outcome = 'known') known,"
         " count(*) filter (where outcome = 'preserved') preserved,"
         " count(*) filter (where outcome = 'waiting') waiting,"
-        " coalesce(sum(hash) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
+        " coalesce(sum({turned}) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
         " {present} present from c) c, (select {returned} from ins) i (rows, hash), {changes} u (rows, hash)"
     ).format(
         ctes=sql.SQL(", ").join(ctes),
         written=sql.SQL("c.wanted" if holds_what_is_sent(plan) else "i.hash + u.hash"),
+        turned=turned(hash_),
         present=present,
         returned=returned,
         changes=changes,
         by_chunk=sql.SQL(
             ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select partition, chunk, outcome,"
             " count(*) n,"
-            " sum(hash) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2, 3) g)"
-        )
+            " sum({}) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2, 3) g)"
+        ).format(turned(hash_))
         if settling
         else sql.SQL(""),
     )
@@ -219,8 +222,8 @@ def hash_held(plan: EntityPlan) -> sql.Composed:
         sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
         for name in plan.target_key
     )
-    return sql.SQL("select coalesce(sum({}), 0) from ({}) c join {} t on {}").format(
-        row_hash(plan, "t"), resolved(plan), plan.target.identifier, on
+    return sql.SQL("select {} from ({}) c join {} t on {}").format(
+        added_up(row_hash(plan, "t")), resolved(plan), plan.target.identifier, on
     )
 
 

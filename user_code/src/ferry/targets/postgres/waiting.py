@@ -6,6 +6,7 @@ from ferry.catalogue import as_text
 from ferry.edges import EdgePlan
 from ferry.id_map import deferred_table, map_table
 from ferry.plan import EntityPlan
+from ferry.row_hashes import added_up
 from ferry.targets.postgres.hashes import row_hash
 from ferry.targets.postgres.incoming import incoming_table, old_key_text
 from ferry.targets.postgres.resolve import resolve
@@ -141,10 +142,10 @@ def link_deferred(plan: EntityPlan, edge: EdgePlan) -> sql.Composed:
         ).format(map_table(plan).identifier, map_news, set_news)
         if plan.has_map
         else sql.SQL(
-            "update ferry.ledger l set row_hash = l.row_hash + (select coalesce(sum(hash::numeric - before), 0)"
+            "update ferry.ledger l set row_hash = l.row_hash + (select {1} - {2}"
             " from set) where l.entity = {0} and (l.partition, l.chunk) = (select f.partition, f.chunk from"
             " ferry.ledger f where f.entity = {0} order by 1, 2 limit 1)"
-        ).format(sql.Literal(plan.name)),
+        ).format(sql.Literal(plan.name), added_up(sql.SQL("hash")), added_up(sql.SQL("before"))),
         target=plan.target.identifier,
         sets=sets,
         table=table,
