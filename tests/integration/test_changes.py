@@ -16,6 +16,7 @@ from ferry.components.checks import evaluating_checks
 from ferry.errors import DeclarationError, PermanentError
 from ferry.load import Loader
 from ferry.pipeline import hold
+from ferry.rollback import roll_back
 from ferry.settle import settle
 from small import Small
 
@@ -72,6 +73,36 @@ def test_a_moved_row_whose_new_partition_was_not_loaded_yet_is_not_taken_for_van
     settled = settle(small.migrating.plans(), small.migrating.settings)
     assert (settled[0].removed, settled[0].vanished) == (0, 1)
     assert ("thing 3",) in small.rows(THINGS)
+
+
+def test_a_loaded_row_that_is_rejected_later_is_told_to_be_in_the_target(small: Small) -> None:
+    """One whose value the contract refuses now, and one whose key came a second time; not one that never was there,
+    and none once it is rolled back."""
+    declare(small)
+    small.migrating.load_all()
+    small.source(
+        "update things set name = null where id = 3",
+        "insert into things values (5, 'c', 'twin', '2020-01-01'), (9, 'a', null, '2020-01-01')",
+    )
+    small.migrating.load("things")
+    told = small.migrating.ferry("status").stdout
+    assert (
+        "things: 2 rows that are rejected now were loaded before, and the target has them as they were"
+        in told
+    )
+
+    def shown() -> tuple[int, dict[str, bool]]:
+        status, rejects = (
+            json.loads(small.migrating.ferry(one, "--json").stdout) for one in ("status", "rejects")
+        )
+        return status[0]["rejected_but_there"], {row["key"][0]: row["in_target"] for row in rejects["rows"]}
+
+    assert shown() == (2, {"3": True, "5": True, "9": False})
+    assert "(in the target as it was)" in " ".join(
+        small.migrating.ferry("rejects", COLUMNS="200").stdout.split()
+    )
+    roll_back(small.migrating.plans(), small.migrating.settings)
+    assert shown() == (0, {})
 
 
 def test_vanished_rows_are_counted_and_stay(small: Small) -> None:

@@ -92,7 +92,13 @@ def test_a_plan_shows_tables_references_and_rules_whole() -> None:
         "rules": [path],
     }
     wrong = {"column": "customer_id", "value": "[x]", "message": "Input should be a valid integer"}
-    reject = {"entity": "order_lines", "key": ["40065", "1"], "reason": "parent_rejected", "errors": [wrong]}
+    reject = {
+        "entity": "order_lines",
+        "key": ["40065", "1"],
+        "reason": "parent_rejected",
+        "errors": [wrong],
+        "in_target": False,
+    }
     lines = lines_of([plan_table([one]), rules_table([one]), rejects_table([reject])])
     text = "\n".join(lines)
     assert all(name in text for name in table.values())

@@ -227,6 +227,32 @@ def look_up(
     return dict(zip([c.name for c in cursor.description or ()], row, strict=True)) if row else None
 
 
+def has_rejected(connection: psycopg.Connection, plan: EntityPlan) -> sql.Composable:
+    """SQL: whether the target has the row `r` of `ferry.rejected_rows`, which was loaded before it was rejected.
+
+    Without a map nobody knows, and what an API has refused lies in its journal as it should.
+    """
+    table = map_table(plan)
+    if not plan.has_map or not _exists(connection, table.identifier):
+        return sql.SQL("false")
+    same = []
+    for position, (name, old, type_) in enumerate(
+        zip(plan.source_key, table.old, table.old_types, strict=True), 1
+    ):
+        part, entry = sql.SQL("r.key[{}]").format(position), sql.SQL("m.{}").format(sql.Identifier(old))
+        if pa.types.is_integer(plan.sent.field(name).type):
+            # As what it is in the map, so that its index is asked; NULL and whatever else is no number has no entry.
+            number = sql.SQL("case when {0} ~ '^-?[0-9]+$' then {0}::{1} end").format(part, sql.SQL(type_))  # type: ignore[arg-type]
+            same.append(sql.SQL("{} = {}").format(entry, number))
+        elif pa.types.is_string(plan.sent.field(name).type):
+            same.append(sql.SQL("{} = {}").format(entry, part))
+        else:
+            same.append(sql.SQL("{} = {}").format(as_text(entry, plan.sent.field(name).type), part))
+    return sql.SQL(
+        "(r.reason <> 'api_refused' and exists (select from {} m where {} and m.status in ('inserted', 'preserved')))"
+    ).format(table.identifier, sql.SQL(" and ").join(same))
+
+
 def stream(url: str, plan: EntityPlan) -> Iterator[pa.RecordBatch]:
     """The published map as record batches: `(old_id, new_id)`, or one column for each part of a composite key.
 

@@ -3,9 +3,10 @@
 from typing import Annotated, Any
 
 import typer
+from psycopg import sql
 from rich.table import Table
 
-from ferry import ledger
+from ferry import id_map, ledger
 from ferry.cli.migration import each_target, migration_of
 from ferry.cli.options import Defs, Entities, Json, Key, Reason
 from ferry.cli.output import add_row, console, print_json, word_table
@@ -32,12 +33,14 @@ def rejects(
             continue
         counts[name] = ledger.rejections(connection, name)
         rows = connection.execute(
-            "select id, entity, partition, key, reason, errors, row, attempts from ferry.rejected_rows"
-            " where entity = %s and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
-            " order by id limit %s",
+            sql.SQL(
+                "select id, entity, partition, key, reason, errors, row, attempts, {} from ferry.rejected_rows r"
+                " where entity = %s and (%s::text is null or reason = %s) and (%s::text[] is null or key = %s)"
+                " order by id limit %s"
+            ).format(id_map.has_rejected(connection, plans[name])),
             (name, reason, reason, key or None, key or [], limit),
         )
-        names = ("id", "entity", "partition", "key", "reason", "errors", "row", "attempts")
+        names = ("id", "entity", "partition", "key", "reason", "errors", "row", "attempts", "in_target")
         shown.extend(_masked(dict(zip(names, row, strict=True)), plans[name]) for row in rows)
     if as_json:
         return print_json({"counts": counts, "rows": shown})
@@ -60,8 +63,9 @@ def rejects_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         first = row["errors"][0] if row["errors"] else {}
         cells = (first.get("column"), first.get("value"), first.get("message"))
-        shown = (str(cell or "")[:60] for cell in cells)
-        add_row(table, row["entity"], ", ".join(row["key"]), row["reason"], *shown)
+        column, value, message = (str(cell or "")[:60] for cell in cells)
+        message += " (in the target as it was)" if row["in_target"] else ""
+        add_row(table, row["entity"], ", ".join(row["key"]), row["reason"], column, value, message)
     return table
 
 

@@ -1,12 +1,14 @@
 """The command `ferry status`: what the ledger says of each entity."""
 
-from ferry import constraints, ledger
+from psycopg import Connection, sql
+
+from ferry import constraints, id_map, ledger
 from ferry.cli.migration import each_target, known_names, migration_of
 from ferry.cli.options import Defs, Entities, Json, Partition
 from ferry.cli.output import console, number_tables, print_json
 from ferry.errors import DeclarationError
 from ferry.ledger import Outcomes
-from ferry.plan import MigrationPlan, plan_migration
+from ferry.plan import EntityPlan, MigrationPlan, plan_migration
 from ferry.settings import read_settings
 
 
@@ -27,6 +29,7 @@ def status(
         totals = ledger.totals(connection, name, keys if partition else None) if prepared else Outcomes()
         complete = ledger.complete_partitions(connection, name) if prepared else set()
         different = ledger.unreconciled(connection, name) if prepared else {}
+        there = _rejected_but_there(connection, plans[name], keys if partition else None) if prepared else 0
         aside = [f"{one.kind} {one.name}" for one in constraints.waiting(connection) if one.entity == name]
         shown.append(
             {
@@ -34,6 +37,7 @@ def status(
                 **totals.as_dict(),
                 "complete": len(complete & set(keys)),
                 "partitions": len(keys),
+                "rejected_but_there": there,
                 "set_aside": aside,
                 "not_as_staged": different,
             }
@@ -50,6 +54,12 @@ def status(
     for table in number_tables("Ledger", cells, console.width):
         console.print(table)
     for row in shown:
+        if row["rejected_but_there"]:
+            console.print(
+                f"{row['entity']}: {row['rejected_but_there']:,} rows that are rejected now were loaded before, and the"
+                " target has them as they were; see `ferry rejects`",
+                soft_wrap=True,
+            )
         if row["set_aside"]:
             aside = ", ".join(row["set_aside"])
             console.print(f"{row['entity']}: set aside until `ferry settle`: {aside}")
@@ -78,3 +88,14 @@ def _asked(plans: MigrationPlan, named: tuple[str, ...], partition: str | None) 
     if not found and missed:
         raise missed
     return found
+
+
+def _rejected_but_there(connection: Connection, plan: EntityPlan, partitions: tuple[str, ...] | None) -> int:
+    row = connection.execute(
+        sql.SQL(
+            "select count(distinct r.key) from ferry.rejected_rows r where entity = %s"
+            " and (%s::text[] is null or partition = any(%s)) and {}"
+        ).format(id_map.has_rejected(connection, plan)),
+        (plan.name, list(partitions) if partitions else None, list(partitions or ())),
+    ).fetchone()
+    return row[0] if row else 0
