@@ -206,3 +206,20 @@ def test_a_rejected_row_that_the_target_cannot_even_be_sent_stops_nothing_later(
     again = small.migrating.load("names")
     assert (again.failed, again.different) == ({}, 0)
     assert small.rows("select old_id, new_new_id from ferry.id_map_names order by 1") == before
+
+
+def test_a_key_that_the_target_cannot_even_be_sent_stops_nothing_later(old: Old) -> None:
+    """Its row is rejected each time; the others are held against what was loaded, and what is gone is told."""
+    old.write(
+        "create table codes (code text primary key, v integer)",
+        "insert into codes values ('a', 1), ('b' || char(0), 2), ('c', 3)",
+    )
+    small = old.small
+    small.target("create table codes (new_id bigint generated always as identity primary key, v integer)")
+    small.declare("codes", "code: str; v: int", key="code", drop=["code"])
+    small.migrating.load_all()
+    assert list(small.rejected("codes")) == ["b\u2400"]
+    old.write("delete from codes where code = 'c'", "update codes set v = v + 1")
+    again = small.migrating.load("codes")
+    assert (again.failed, again.different, list(small.rejected("codes"))) == ({}, 0, ["b\u2400"])
+    assert small.rows("select key from ferry.vanished_rows") == [(["c"],)]

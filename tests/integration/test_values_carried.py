@@ -11,6 +11,7 @@ from psycopg import sql
 from ferry.catalogue import MOST_DIGITS
 from ferry.errors import DeclarationError
 from ferry.replay import replay
+from ferry.stage import Stage
 from ferry.targets.types import REFUSED
 from shop.demo.databases import create_database, drop_database
 from shop.demo.server import OWNER, EmbeddedServer
@@ -302,6 +303,35 @@ def test_text_that_is_not_utf_8_is_rejected_and_never_replayed_as_something_else
     small.declare("one", "id: int", made="natural", new_key="id")
     done = replay(small.migrating.plans(), small.migrating.settings)
     assert (done[0].tried, done[0].loaded) == (0, 0)
+
+
+def test_rows_are_not_asked_for_by_a_key_that_may_be_no_text(
+    small: Small, encoded: Callable[[str], str]
+) -> None:
+    """Where nothing says how text is encoded, a key of text is not compared by what it would be in UTF-8: all is read.
+
+    A number is a number there too.
+    """
+    small.migrating.source_url = encoded("SQL_ASCII")
+    for table, key in (("one", "text"), ("two", "int")):
+        small.source(f"create table {table} (id {key} primary key, v int)",
+                     f"insert into {table} values ('1', 1), ('2', 2)")  # fmt: skip
+        small.target(f"create table {table} (id {key} primary key, v int)")
+    small.source(r"insert into one values (E'caf\xe9', 3)")
+    small.declare("one", "id: str; v: int", made="natural", new_key="id")
+    small.declare("two", "id: int; v: int", made="natural", new_key="id")
+    small.migrating.load_all()
+    small.source(r"update one set v = 20 where id in ('2', E'caf\xe9')", "update two set v = 20 where id = 2")
+    for table, hashed in (("one", ()), ("two", ("id",))):
+        loaded = small.migrating.load(table)
+        assert (loaded.failed, loaded.different) == ({}, 0)
+        manifest = Stage(small.migrating.settings.stage_root, table, "all").manifest()
+        assert manifest is not None
+        assert manifest.hashed == hashed
+        assert small.rows(f"select v from {table} order by 1") == [(1,), (20,)]
+    assert small.rows("select reason, row->>'id', row->>'v' from ferry.rejected_rows") == [
+        ("contract", "caf\\xe9", "20")
+    ]
 
 
 def test_text_of_another_encoding_arrives_and_a_target_of_another_is_refused(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ferry.catalogue import key_text
 from ferry.contract.carried import OUT_OF_RANGE, Unreadable, python_values
 from ferry.sources.shape import UNFIT
 
@@ -37,6 +38,13 @@ def as_rows(table: pa.Table) -> list[dict[str, Any]]:
         if UNFIT in row and row[UNFIT] is None:  # nothing stood beside the row
             del row[UNFIT]
     return rows
+
+
+def keys_of(table: pa.Table, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The key of each row as it is kept aside, also one that is no UTF-8 or no moment that Python knows."""
+    columns = (table.column(name).chunks for name in names)
+    parts = ([key_text(value) for chunk in chunks for value in python_values(chunk)] for chunks in columns)
+    return list(zip(*parts, strict=True))
 
 
 def dumps(value: Any) -> str:

@@ -22,7 +22,7 @@ from ferry import id_map, ledger, vanished
 from ferry.catalogue import connect, key_text
 from ferry.contract.verdict import withheld
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
-from ferry.kept import as_rows, dumps
+from ferry.kept import as_rows, dumps, keys_of
 from ferry.ledger import Outcomes
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
@@ -467,9 +467,7 @@ class Loader:
         """Load the rows of a part that are not as they were; what was kept aside before is looked at again."""
         attempts, aside = self._forget(partition, part.number)
         if aside:
-            keys = zip(
-                *(map(key_text, table.column(n).to_pylist()) for n in self.plan.source_key), strict=True
-            )
+            keys = keys_of(table, self.plan.source_key)
             same = same & ~np.fromiter((key in aside for key in keys), dtype=bool, count=len(same))
         accepted = verdict.accepted()
         numbers = np.flatnonzero(accepted & ~same).astype(np.int64)

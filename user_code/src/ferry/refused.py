@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from ferry import ledger
 from ferry.catalogue import as_text, key_text
 from ferry.drift import difference
-from ferry.kept import NOT_WHOLE, as_rows, dumps
+from ferry.kept import NOT_WHOLE, as_rows, dumps, keys_of
 from ferry.load import Loader
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
@@ -218,7 +218,7 @@ def _staged(
         table = stage.read(manifest, part)
         verdict = judge.judge(table, duplicates)
         sent = table if verdict.sent is None else verdict.sent
-        keys = list(zip(*(map(key_text, sent.column(n).to_pylist()) for n in plan.source_key), strict=True))
+        keys = keys_of(sent, plan.source_key)
         places = [int(n) for n in np.flatnonzero(verdict.accepted()) if keys[n] in wanted]
         for number, row in zip(places, as_rows(table.take(places)), strict=True):
             found[keys[number]] = (part.number, number, row)

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Rows that vanished from the source after they were loaded: found when their partition is loaded again.
 
 Each is written down in `ferry.vanished_rows`. It counts as vanished as long as no other partition takes it over: a
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 import pgpq
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from ferry import ledger
 from ferry.catalogue import as_text
+from ferry.contract.carried import has_broken_text, is_text, python_values
 from ferry.errors import PermanentError
 from ferry.extract import open_source
 from ferry.id_map import forget_deferred
@@ -61,7 +64,7 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
             for part in manifest.parts:
                 keys = stage.read(manifest, part).select(schema.names).cast(schema)
                 for batch in keys.to_batches():
-                    copy.write(encoder.write_batch(batch))
+                    copy.write(encoder.write_batch(_held(batch)))
             copy.write(encoder.finish())
         table, place = loader.map, {"entity": plan.name, "partition": partition}
         there = sql.SQL("exists (select from {} s where {})").format(
@@ -99,6 +102,20 @@ def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
                     why=error.diag.message_detail or "",
                     next="Load the entity that refers to them first, or use `mode: upsert`",
                 ) from None
+
+
+def _held(keys: pa.RecordBatch) -> pa.RecordBatch:
+    """The keys without text that PostgreSQL cannot hold, in which no row was ever loaded: no UTF-8, or with NUL."""
+    for name in keys.schema.names:
+        column = keys.column(name)
+        if is_text(column.type) and (
+            has_broken_text(column) or pc.any(pc.match_substring(column, "\0")).as_py()
+        ):
+            values = python_values(column)
+            keys = keys.filter(
+                pa.array([v is None or (isinstance(v, str) and "\0" not in v) for v in values])
+            )
+    return keys
 
 
 def reopen_others(loader: "Loader", partitions: list[str]) -> None:
