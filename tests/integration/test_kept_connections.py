@@ -1,6 +1,7 @@
-"""Dagster's storage keeps its connections, and a server that restarts is no reason to fail."""
+"""Dagster's storage keeps its connections, bears a server that restarts, and keeps what Dagster's own would."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -26,14 +27,38 @@ def talk() -> None:
     talkative()
 
 
+@dg.multi_asset(
+    specs=[dg.AssetSpec("left", skippable=True), dg.AssetSpec("right", skippable=True)],
+    check_specs=[dg.AssetCheckSpec("good", asset="left")],
+    can_subset=True,
+    partitions_def=dg.StaticPartitionsDefinition(["p", "q", "r"]),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def halves(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    """Two assets, one of which is planned in vain, and a check, over a range of partitions."""
+    for partition in context.partition_keys:
+        passed = partition != "q"
+        found = dg.AssetCheckEvaluation(dg.AssetKey("left"), "good", passed=passed, partition=partition)
+        context.log_event(found)
+    yield dg.MaterializeResult(asset_key="left")
+
+
+@contextmanager
+def history_in(url: str, module: str, storage: str, home: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance of Dagster over a storage."""
+    custom = {"module": module, "class": storage, "config": {"postgres_url": url}}
+    home.mkdir(exist_ok=True)
+    settings = {"storage": {"custom": custom}, "telemetry": {"enabled": False}}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
 @pytest.fixture
 def history(tmp_path: Path, new_database: Callable[..., str]) -> Iterator[tuple[dg.DagsterInstance, str]]:
     """An instance of Dagster over this storage, made in an empty database, and the database's URL."""
     url = new_database()
-    storage = {"module": "ferry_storage", "class": "PooledPostgresStorage", "config": {"postgres_url": url}}
-    settings = {"storage": {"custom": storage}, "telemetry": {"enabled": False}}
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+    with history_in(url, "ferry_storage", "PooledPostgresStorage", tmp_path) as instance:
         yield instance, url
 
 
@@ -70,3 +95,34 @@ def test_a_server_that_restarts_is_not_noticed(history: tuple[dg.DagsterInstance
     assert died
     assert died[0] >= 1, "nothing was kept open"
     assert talk.execute_in_process(instance=instance).success
+
+
+def test_what_a_run_leaves_behind_is_what_dagsters_own_storage_keeps(
+    history: tuple[dg.DagsterInstance, str], tmp_path: Path, new_database: Callable[..., str]
+) -> None:
+    """Events planned and made, assets and evaluations of checks, of a run over a range: the same rows, or as many."""
+    instance, url = history
+
+    def kept(instance: dg.DagsterInstance, url: str) -> list[list[tuple]]:
+        tags = {"dagster/asset_partition_range_start": "p", "dagster/asset_partition_range_end": "r"}
+        ended = dg.materialize([halves], instance=instance, tags=tags)
+        assert ended.success
+        with psycopg.connect(url) as asking:
+            return [
+                asking.execute(query, {"run": ended.run_id}).fetchall()
+                for query in (
+                    "select dagster_event_type, asset_key, partition, step_key, count(*) from event_logs"
+                    " where run_id = %(run)s group by 1, 2, 3, 4 order by 1, 2, 3, 4",
+                    "select asset_key, last_run_id = %(run)s, last_materialization_timestamp is not null"
+                    " from asset_keys order by 1",
+                    "select asset_key, check_name, partition, execution_status, count(*)"
+                    " from asset_check_executions where run_id = %(run)s group by 1, 2, 3, 4 order by 1, 2, 3, 4",
+                )
+            ]
+
+    other = new_database()
+    with history_in(other, "dagster_postgres", "DagsterPostgresStorage", tmp_path / "own") as own:
+        wanted = kept(own, other)
+    assert kept(instance, url) == wanted
+    planned = [row for row in wanted[0] if row[0] == "ASSET_MATERIALIZATION_PLANNED"]
+    assert len(planned) == 6
