@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from ferry import ledger, load, replay, rollback, settle, stage
+from ferry import ledger, loader, replay, rollback, settle, stage
 from ferry.declaration import read_migration
 from ferry.errors import FerryError
 from ferry.pipeline import PartitionFailed, carry
@@ -26,14 +26,14 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "stage part": (stage.Stage, "add"),
     "stage rename": (os, "rename"),
     "seal": (stage.Stage, "seal"),
-    "copy": (load.Loader, "copy"),
-    "map and insert": (load.Loader, "run"),
+    "copy": (loader.Loader, "fill"),
+    "map and insert": (loader.Loader, "run"),
     "short way: copy": (direct.DirectLoad, "_copy"),
     "short way: map": (direct.DirectLoad, "_mapped"),
     "commit": (psycopg.Transaction, "__exit__"),
     "ledger": (ledger, "record_chunk"),
     "partition's end": (ledger, "close_partition"),
-    "link": (load.Loader, "link"),
+    "link": (loader.Loader, "link"),
     "settle: load": (settle, "_load_waiting"),
     "settle: move": (settle, "move"),
     "settle: reject": (settle, "_reject_rest"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asking import wait_for
 from ferry import ledger
 from ferry.errors import TransientError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.pipeline import hold
 from ferry.rollback import roll_back
 from ferry.stage import Stage

@@ -14,7 +14,7 @@ from ferry import ledger
 from ferry.cli import app
 from ferry.components.checks import evaluating_checks
 from ferry.errors import DeclarationError, PermanentError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.pipeline import hold
 from ferry.rollback import roll_back
 from ferry.settle import settle

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ferry.digest import digest
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.sources.postgres import PostgresExtraction
 from ferry.stage import Manifest, Stage
 from small import Small

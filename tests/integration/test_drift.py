@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ferry.errors import DeclarationError, PermanentError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.pipeline import LOADED, VALIDATED, PartitionFailed, Staged, carry
 from ferry.reconcile import compare
 from ferry.stage import Stage

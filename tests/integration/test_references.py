@@ -14,7 +14,7 @@ from asking import wait_for
 from ferry.cli import app
 from ferry.constraints import set_aside
 from ferry.errors import DeclarationError, PermanentError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.pipeline import hold
 from ferry.replay import replay
 from ferry.rollback import roll_back

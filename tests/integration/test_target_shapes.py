@@ -14,7 +14,7 @@ import pytest
 
 from asking import wait_for
 from ferry.errors import DeclarationError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.replay import replay
 from ferry.rollback import roll_back
 from small import Small

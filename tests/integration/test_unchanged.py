@@ -11,7 +11,7 @@ import pytest
 from asking import wait_for
 from ferry import digest
 from ferry.errors import PermanentError, TransientError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.loaders import Loaders
 from ferry.pipeline import carry
 from ferry.rollback import roll_back

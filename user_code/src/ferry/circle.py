@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 
 from ferry.errors import PermanentError
 from ferry.kept import dumps
-from ferry.load import REFUSALS, Loader, refusal
+from ferry.loader import Loader
+from ferry.targets.errors import REFUSALS, refusal
 from ferry.targets.postgres.entries import allocate_keys
 from ferry.targets.postgres.incoming import incoming_table, refill_incoming
 from ferry.targets.postgres.waiting import note_missing

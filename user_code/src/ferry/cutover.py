@@ -18,13 +18,14 @@ from ferry import ledger
 from ferry.catalogue import connect
 from ferry.errors import PermanentError
 from ferry.extract import open_source
-from ferry.load import Loader, told
+from ferry.loader import Loader
 from ferry.pipeline import LoadedPartition, PartitionFailed, carry, reconcile
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.settle import settle
 from ferry.sign_off import sign
 from ferry.stage import Stage
+from ferry.targets.errors import told
 
 OVERLAP = datetime.timedelta(minutes=5)
 """How far before its last reading the first pass looks for changes: transactions that were open then have ended."""

@@ -13,7 +13,6 @@ import psycopg
 
 from ferry.catalogue import connect
 from ferry.errors import DeclarationError
-from ferry.load import told
 from ferry.outgoing import parts_of
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.refused import account
@@ -21,6 +20,7 @@ from ferry.sending import Api, Delivered, Delivery, gone, prepare
 from ferry.settings import Settings
 from ferry.sign_off import refuse_change
 from ferry.targets.api_declaration import ApiTarget
+from ferry.targets.errors import told
 
 __all__ = ["Delivered", "api_of", "deliver", "deliver_all", "delivery_order", "needs", "read_back"]
 

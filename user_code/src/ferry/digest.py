@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.reconcile import Reconciliation
 from ferry.row_hashes import added_up
 from ferry.targets.postgres.hashes import row_hash

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from ferry.errors import FerryError
 from ferry.ledger import Outcomes
-from ferry.load import Loader, Seen
+from ferry.load import Seen, load_part
+from ferry.loader import Loader
 from ferry.reconcile import Reconciliation
 from ferry.stage import Manifest, Part
 from ferry.verdict import PartVerdict, Tally
@@ -111,8 +112,8 @@ class Rows:
         """What a loader has to do with them; `before` is what the ledger says of the partition's chunks."""
 
         def by(loader: Loader) -> Chunk:
-            outcomes, skipped = loader.load_part(
-                self.stage_id, self.partition, self.part, self.table, self.verdict, before, self.seen
+            outcomes, skipped = load_part(
+                loader, self.stage_id, self.partition, self.part, self.table, self.verdict, before, self.seen
             )
             return Chunk(self.partition, self.part.rows, outcomes, skipped)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.plan import EntityPlan
 
 Result = TypeVar("Result")

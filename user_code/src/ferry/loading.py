@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 
-from ferry import constraints, ledger
+from ferry import constraints, ledger, vanished
 from ferry.digest import digest
-from ferry.errors import FerryError
+from ferry.errors import FerryError, PromiseBroken
 from ferry.handover import (
     LOADED,
     Begin,
@@ -23,12 +23,14 @@ from ferry.handover import (
     Rows,
 )
 from ferry.ledger import Outcomes
-from ferry.load import Loader, told
+from ferry.load import loaded_before
+from ferry.loader import Loader
 from ferry.loaders import Loaders, most_loaders
 from ferry.plan import EntityPlan
 from ferry.reconcile import Reconciliation, compare
 from ferry.settings import Settings
 from ferry.stage import Manifest, Stage
+from ferry.targets.errors import told
 from ferry.verdict import Judge
 
 
@@ -79,7 +81,7 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                                 yield from counted(side_by_side.start(chunk.load(before)))
                         yield from counted(side_by_side.finish())
                     case End(partition, manifest):
-                        loader.finish(manifest, partition)
+                        _close(loader, manifest, partition)
                         outcomes.check(f"{plan.name}, {partition}")
                         Stage(settings.stage_root, plan.name, partition).forget_arrived()
                         done[partition] = manifest
@@ -101,6 +103,49 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
     yield from reconcile(loader, settings, done)
 
 
+def _close(loader: Loader, manifest: Manifest, partition: str) -> None:
+    """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
+    loader.link()
+    if _may_have_lost(loader, manifest, partition):
+        vanished.note(loader, manifest, partition)
+    try:
+        with loader.connection.transaction():
+            loader.take_turn()
+            ledger.close_partition(
+                loader.connection,
+                entity=loader.plan.name,
+                partition=partition,
+                stage_id=manifest.stage_id,
+                content_hash=manifest.content_hash,
+                plan_hash=loader.plan.plan_hash,
+                taken_at=manifest.taken_at,
+                rows=manifest.rows,
+                chunks=len(manifest.parts),
+                run_id=loader.run_id,
+            )
+    except PromiseBroken:
+        # The next load goes by what is in the target, and writes what was found wrong anew.
+        ledger.doubt(loader.connection, loader.plan.name, partition)
+        raise
+
+
+def _may_have_lost(loader: Loader, manifest: Manifest, partition: str) -> bool:
+    """Whether this partition was loaded, wholly or in part, with rows that may not be in its stage now.
+
+    Also whether any that had vanished may be back.
+    """
+    row = loader.connection.execute(
+        "select content_hash, exists (select from ferry.vanished_rows v where v.entity = p.entity)"
+        " from ferry.partitions p where entity = %s and partition = %s",
+        (loader.plan.name, partition),
+    ).fetchone()
+    if row is None:
+        return partition in loader.begun
+    if partition in loader.torn:
+        return True
+    return row[0] != manifest.content_hash and (row[0] != manifest.since or row[1])
+
+
 def examples_of(
     connection: psycopg.Connection, plan: EntityPlan, partition: str
 ) -> dict[str, list[tuple[str, str]]]:
@@ -115,7 +160,7 @@ def _kept(
     """The parts of a stage that was kept: done by the ledger, or read back because they were not loaded yet."""
     judge = None
     for part in manifest.parts:
-        again = loader.loaded_before(part, before)
+        again = loaded_before(loader, part, before)
         # Which rows of a part repeat a key, the others decide: `load_part` compares them.
         if again is not None and not (manifest.duplicate_keys or again.rejected):
             yield Chunk(stage.partition, part.rows, again, True)

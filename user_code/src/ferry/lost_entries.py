@@ -12,9 +12,10 @@ import pyarrow as pa
 from psycopg import sql
 
 from ferry import ledger
+from ferry.aside import kept_in_target
 from ferry.drift import check_stage
 from ferry.errors import PermanentError
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.stage import Part, Stage
 from ferry.targets.postgres.entries import claim_entries, forget_mapped
 from ferry.targets.postgres.incoming import incoming_old_keys, incoming_table
@@ -95,7 +96,7 @@ def _part(loader: Loader, partition: str, part: Part, table: pa.Table, accepted:
     connection = loader.connection
     with connection.transaction():
         # What was rejected may be nothing that the target can even be sent.
-        loader.copy(loader.incoming(table, loader.kept_in_target(partition, part.number, accepted)))
+        loader.fill(table, kept_in_target(loader, partition, part.number, accepted))
         connection.execute(forget_mapped(loader.plan))
         connection.execute(claim_entries(loader.plan), {"partition": partition})
         connection.execute(forget_mapped(loader.plan))

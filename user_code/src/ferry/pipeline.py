@@ -31,7 +31,7 @@ from ferry.handover import (
     Rows,
     Staged,
 )
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.loading import load_all, reconcile, worded
 from ferry.memory import give_back
 from ferry.plan import EntityPlan, MigrationPlan

@@ -10,8 +10,9 @@ from typing import Any
 
 from psycopg import sql
 
+from ferry.aside import kept_in_target
 from ferry.drift import check_stage
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.stage import Manifest, Stage
 from ferry.targets.postgres.classify import resolved
 from ferry.targets.postgres.hashes import comparable, row_hash
@@ -67,12 +68,12 @@ def compare(loader: Loader, stage: Stage, manifest: Manifest, judge: Judge) -> R
     for part in manifest.parts:
         table = stage.read(manifest, part)
         verdict = judge.judge(table, duplicates)
-        numbers = loader.kept_in_target(stage.partition, part.number, verdict.accepted())
+        numbers = kept_in_target(loader, stage.partition, part.number, verdict.accepted())
         sent = table if verdict.sent is None else verdict.sent
         if not len(numbers):
             continue
         with loader.connection.transaction(force_rollback=True):
-            loader.copy(loader.incoming(sent, numbers))
+            loader.fill(sent, numbers)
             _compare_part(loader, result)
     return result
 

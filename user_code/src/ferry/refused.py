@@ -18,7 +18,7 @@ from ferry import ledger
 from ferry.catalogue import as_text, key_text
 from ferry.drift import difference
 from ferry.kept import NOT_WHOLE, as_rows, dumps, keys_of
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.plan import EntityPlan, MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage, columns_of

@@ -14,12 +14,14 @@ from psycopg.types.json import Jsonb
 
 from ferry.kept import NOT_WHOLE, dumps
 from ferry.ledger import OF_THE_PARENT
-from ferry.load import Loader, told
+from ferry.load import load_rows
+from ferry.loader import Loader
 from ferry.plan import MigrationPlan
 from ferry.refused import ask_again
 from ferry.settings import Settings
 from ferry.sources.postgres import ArrowConnection, conform
 from ferry.stage import Stage
+from ferry.targets.errors import told
 from ferry.targets.types import wire_type
 from ferry.verdict import Judge
 
@@ -146,7 +148,7 @@ def _chunk(
     verdict = judge.judge(table, stage.duplicates(manifest) if manifest else None)
     accepted = np.flatnonzero(verdict.accepted()).astype(np.int64)
     sent = table if verdict.sent is None else verdict.sent
-    loaded = loader.load_rows(sent, accepted, partition, chunk, numbers=numbers)
+    loaded = load_rows(loader, sent, accepted, partition, chunk, numbers=numbers)
     refused: dict[int, list[dict[str, Any]]] = {}
     for error in [*verdict.listed(), *loaded.refused]:
         refused.setdefault(error["row"], []).append(error)

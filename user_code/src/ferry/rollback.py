@@ -15,10 +15,11 @@ from ferry import ledger
 from ferry.drift import check_stage
 from ferry.errors import FerryError, PermanentError
 from ferry.id_map import deferred_table, forget_deferred
-from ferry.load import Loader, told
+from ferry.loader import Loader
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
 from ferry.stage import Stage
+from ferry.targets.errors import told
 from ferry.targets.postgres.classify import resolved
 from ferry.targets.postgres.hashes import new_key_text
 from ferry.targets.postgres.incoming import incoming_table
@@ -154,7 +155,7 @@ def _remove_staged(loader: Loader, settings: Settings, partition: str) -> int:
         sent = table if verdict.sent is None else verdict.sent
         if not len(numbers):
             continue
-        loader.copy(loader.incoming(sent, numbers))
+        loader.fill(sent, numbers)
         mine = sql.SQL(" and ").join(
             sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(f"c_{name}"))
             for name in plan.target_key

@@ -16,10 +16,11 @@ from ferry.contract.verdict import MASK
 from ferry.edges import AHEAD, EdgePlan
 from ferry.errors import PermanentError
 from ferry.known_keys import with_known_keys
-from ferry.load import REFUSALS, Loader, refusal, told
+from ferry.loader import Loader
 from ferry.partition import scheme_of
 from ferry.plan import EntityPlan, MigrationPlan, waits_for
 from ferry.settings import Settings
+from ferry.targets.errors import REFUSALS, refusal, told
 from ferry.targets.postgres.entries import make_stubs
 from ferry.targets.postgres.incoming import refill_incoming
 from ferry.targets.types import wire_type

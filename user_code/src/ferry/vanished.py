@@ -7,7 +7,6 @@ what the source, asked by key, no longer has anywhere; `mode: replace_partition`
 """
 
 from contextlib import closing
-from typing import TYPE_CHECKING
 
 import pgpq
 import psycopg
@@ -22,17 +21,15 @@ from ferry.contract.carried import has_broken_text, is_text, python_values
 from ferry.errors import PermanentError
 from ferry.extract import open_source
 from ferry.id_map import forget_deferred
+from ferry.loader import Loader
 from ferry.stage import Manifest, Stage
 from ferry.targets.types import wire_type
-
-if TYPE_CHECKING:
-    from ferry.load import Loader
 
 ASKED_AT_ONCE = 5_000
 STAGED = "staged_keys"
 
 
-def note(loader: "Loader", manifest: Manifest, partition: str) -> None:
+def note(loader: Loader, manifest: Manifest, partition: str) -> None:
     """Write down which rows of a partition were loaded before and are not in its stage now.
 
     Raises:
@@ -118,7 +115,7 @@ def _held(keys: pa.RecordBatch) -> pa.RecordBatch:
     return keys
 
 
-def reopen_others(loader: "Loader", partitions: list[str]) -> None:
+def reopen_others(loader: Loader, partitions: list[str]) -> None:
     """Let the next load look again at whatever may still have rows that these partitions had last, and now lost.
 
     That is any other partition with fewer rows in the map than by its ledger: a newer version of the rest came from
@@ -141,7 +138,7 @@ def reopen_others(loader: "Loader", partitions: list[str]) -> None:
         ledger.reopen_partition(loader.connection, loader.plan.name, partition)
 
 
-def count(loader: "Loader") -> int:
+def count(loader: Loader) -> int:
     """How many rows of an entity vanished; without a map, the rows of the target that no partition accounts for."""
     plan = loader.plan
     if plan.has_map:
@@ -164,7 +161,7 @@ def count(loader: "Loader") -> int:
     return max(0, int(row[0])) if row else 0
 
 
-def listed(loader: "Loader") -> list[tuple[list[str], str]]:
+def listed(loader: Loader) -> list[tuple[list[str], str]]:
     """The vanished rows of an entity, which no other partition took over since: old key as text, and partition."""
     if not loader.plan.has_map:
         return []
@@ -177,7 +174,7 @@ def listed(loader: "Loader") -> list[tuple[list[str], str]]:
     ).fetchall()
 
 
-def remove(loader: "Loader") -> tuple[int, int]:
+def remove(loader: Loader) -> tuple[int, int]:
     """Remove vanished rows that the source no longer has anywhere, each with a tombstone in the map.
 
     Returns:
@@ -193,7 +190,7 @@ def remove(loader: "Loader") -> tuple[int, int]:
     return removed, len(listed(loader))
 
 
-def _halving(loader: "Loader", keys: list[list[str]]) -> int:
+def _halving(loader: Loader, keys: list[list[str]]) -> int:
     if not keys:
         return 0
     try:
@@ -208,7 +205,7 @@ def _halving(loader: "Loader", keys: list[list[str]]) -> int:
         return _halving(loader, keys[:middle]) + _halving(loader, keys[middle:])
 
 
-def _delete(loader: "Loader", keys: list[list[str]]) -> int:
+def _delete(loader: Loader, keys: list[list[str]]) -> int:
     plan, table = loader.plan, loader.map
     gone = sql.SQL("m.status = 'inserted' and {} in (select v.key from ferry.vanished_rows v where v.entity ="
                    " %(entity)s and v.key in (select array(select jsonb_array_elements_text(k)) from"
@@ -235,7 +232,7 @@ def _delete(loader: "Loader", keys: list[list[str]]) -> int:
     return removed
 
 
-def _key(loader: "Loader") -> sql.Composed:
+def _key(loader: Loader) -> sql.Composed:
     return sql.SQL("array[{}]").format(
         sql.SQL(", ").join(
             as_text(sql.Identifier("m", old), loader.plan.schema.field(name).type)

@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from ferry.errors import PermanentError
 from ferry.kept import NOT_WHOLE, as_rows, dumps
-from ferry.load import Loader
+from ferry.loader import Loader
 from ferry.stage import Stage
 from ferry.targets.postgres.incoming import incoming_fields
 

@@ -17,8 +17,8 @@ from psycopg import sql
 from ferry.catalogue import Column, Table, connect, describe, quoted
 from ferry.errors import PermanentError
 from ferry.frames import fit
-from ferry.load import told
 from ferry.sources.postgres import NATIVE, ArrowConnection, arrow_field, conform
+from ferry.targets.errors import told
 from ferry.targets.types import wire_type
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
 """The temporary table that a chunk's rows are copied into, with the source's columns."""
 
+import uuid
+
+import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
 from ferry.catalogue import as_text
 from ferry.plan import EntityPlan
+from ferry.targets.binary import sent_as, since_2000
 from ferry.targets.types import wire_type
 
 # Columns beside the source's: the row's number in its part, and the version 5 UUID of its old key, which the client
@@ -45,6 +49,37 @@ def incoming_columns(plan: EntityPlan) -> sql.Composed:
     """The temporary table and its columns, as `COPY` takes them."""
     names = [sql.Identifier(ROW), *(sql.Identifier(f.name) for f in incoming_fields(plan))]
     return sql.SQL("{} ({})").format(incoming_table(plan), sql.SQL(", ").join(names))
+
+
+def incoming_rows(
+    plan: EntityPlan, table: pa.Table, numbers: np.ndarray, shown: np.ndarray | None = None
+) -> pa.Table:
+    """Rows as `copy_in` takes them into the temporary table.
+
+    Args:
+        plan: the entity's.
+        table: the rows, with the columns of `EntityPlan.sent`.
+        numbers: the positions in it of those that go.
+        shown: for each position, the row's number in its part; the position itself if it is None.
+    """
+    fields = incoming_fields(plan)
+    picked = _with_key(plan, table).select([field.name for field in fields])
+    if len(numbers) != table.num_rows:
+        picked = picked.take(pa.array(numbers))
+    row = pa.chunked_array([pa.array(numbers if shown is None else shown[numbers], pa.int64())])
+    schema = pa.schema([pa.field(ROW, pa.int64()), *map(sent_as, fields)])
+    return pa.table([row, *map(since_2000, picked.columns)], schema=schema)
+
+
+def _with_key(plan: EntityPlan, table: pa.Table) -> pa.Table:
+    """The rows, with the version 5 UUID of each old key where the target's key is one."""
+    key = plan.declaration.target.key
+    if key.source != "uuid5":
+        return table
+    space = key.namespace or uuid.uuid5(uuid.NAMESPACE_URL, f"ferry:{plan.name}")
+    old = zip(*(table.column(name).to_pylist() for name in plan.source_key), strict=True)
+    made = [str(uuid.uuid5(space, ", ".join(map(str, parts)))) for parts in old]
+    return table.append_column(pa.field(UUID5, pa.string()), pa.array(made, pa.string()))
 
 
 def refill_incoming(plan: EntityPlan) -> sql.Composed:

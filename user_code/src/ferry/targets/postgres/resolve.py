@@ -1,5 +1,8 @@
+# pyright: reportAttributeAccessIssue=false
 """Incoming rows with all that joins tell: their own entry of the map, their parents' keys, rows that they match."""
 
+import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
 from ferry.catalogue import Column
@@ -10,6 +13,18 @@ from ferry.targets.types import carry, wire_type
 
 Bounds = dict[int, tuple[int, int]]
 """Smallest and largest old key that rows refer to, by the position of the reference; whole numbers only."""
+
+
+def bounds_of(plan: EntityPlan, rows: pa.Table) -> Bounds:
+    """Between which old keys the parents of these rows lie, for references whose first column is a whole number."""
+    found: Bounds = {}
+    for position, edge in enumerate(plan.edges):
+        column = rows.column(edge.source_columns[0])
+        whole = pa.types.is_integer(plan.schema.field(edge.source_columns[0]).type)
+        if whole and column.null_count < len(column):
+            ends = pc.call_function("min_max", [column])
+            found[position] = (ends["min"].as_py(), ends["max"].as_py())
+    return found
 
 
 def in_doubt(entity: str, alias: str) -> sql.Composed:
