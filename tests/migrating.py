@@ -50,6 +50,8 @@ class Migrating:
     chunk_rows: int = 65_536
     chunk_bytes: int = 16 * 2**20
     connections: dict[str, Any] = field(default_factory=dict)
+    code: str = "location"
+    """The module of its code location, beside this one: a shop's, or `small_location`."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -151,6 +153,22 @@ class Migrating:
                 )
                 for schema, table in tables
             }
+
+    def break_stage(self, entity: str, partition: str) -> Path:
+        """Put a file where the staging folder of a partition should be; once it is gone, it can be staged."""
+        broken = self.stage / entity / partition
+        broken.parent.mkdir(parents=True, exist_ok=True)
+        broken.write_text("a file where a folder should be")
+        return broken
+
+    def loaded_by(self, entity: str) -> dict[str, str]:
+        """Partition → the run that loaded it to its end."""
+        with self.target() as target:
+            return dict(
+                target.execute(
+                    "select partition, run_id from ferry.partitions where entity = %s", (entity,)
+                ).fetchall()
+            )
 
     def new_key(self, entity: str, old: int) -> int | None:
         """The new key of an old one by the map, None if there is none."""

@@ -58,7 +58,6 @@ def serving(
     home: Path,
     *,
     daemon: bool = False,
-    code: str = "location",
     instance: str = INSTANCE,
 ) -> Iterator[Served]:
     """Serve a migration until the block ends; runs are processes of their own.
@@ -67,12 +66,13 @@ def serving(
         migrating: what the code location works on, by its environment.
         home: a folder that is not there yet, for the instance and what the services print.
         daemon: whether there is one, for backfills, schedules, sensors and queues.
-        code: the module of its code location, in this folder: a shop's, or `small_location`.
         instance: its dagster.yaml.
     """
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(instance)
-    module = f"{{module_name: {code}, location_name: {Served.location}, working_directory: {TESTS}}}"
+    module = (
+        f"{{module_name: {migrating.code}, location_name: {Served.location}, working_directory: {TESTS}}}"
+    )
     (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
     port = free_port()
     variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home)}

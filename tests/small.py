@@ -15,7 +15,9 @@ class Small:
 
     def __init__(self, new_database: Callable[..., str], place: Path) -> None:
         """Args: the fixture that makes databases, and an empty folder."""
-        self.migrating = Migrating(new_database(), new_database(), place / "defs", place / "stage")
+        self.migrating = Migrating(
+            new_database(), new_database(), place / "defs", place / "stage", code="small_location"
+        )
 
     def source(self, *statements: str) -> None:
         """Run SQL in the old system."""

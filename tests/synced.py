@@ -18,6 +18,8 @@ import psycopg
 
 from emulators.running import Emulator
 from ferry.components import FerryResource
+from ferry.components.connections import refresh
+from ferry.settings import read_settings
 
 HERE = Path(__file__).parent
 TABLES = (
@@ -154,6 +156,29 @@ def materialize(
     chosen = [one for one in found if one.op.name == "sync_shop"]
     resources = {"ferry": FerryResource()}
     return dg.materialize(chosen, instance=instance, resources=resources, tags=tags, raise_on_error=False)
+
+
+def each_is_refused(
+    shop: Synced,
+    instance: dg.DagsterInstance,
+    refusals: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]],
+    secret: str,
+) -> None:
+    """Each refusal is said without the secret before a sync starts; re-executed when nothing is wrong, it succeeds.
+
+    A refusal is what the tool is told, what takes it back, what is declared meanwhile, and what the run says.
+    """
+    refresh(shop.defs, read_settings())
+    for change, back, declared, wanted in refusals:
+        shop.declare(**declared)
+        shop.tool.control(**change)
+        dead = shop.sync(instance)
+        assert wanted in (said := failure(dead)), said
+        assert secret not in said
+        assert shop.tool.tell()["syncs"] == []
+        shop.tool.control(**back)
+    shop.declare()
+    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:

@@ -59,9 +59,7 @@ def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     the backfill shows six and one, the partition is red, the run says why; *From failure* in the run's menu loads that
     year alone."""
     served.succeeded(served.launch(*PARENTS, location=served.location))
-    broken = by_year.stage / "orders" / "1994"
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_text("a file where a folder should be")
+    broken = by_year.break_stage("orders", "1994")
     page.goto(f"{served.url}/{GRAPH}")
     backfill = launched_by_clicking(page, served)
     run_id = wait_for(
@@ -104,11 +102,6 @@ def test_a_failed_backfill_goes_on_from_failure_by_a_click(
     served.succeeded(retry)
     page.goto(f"{served.url}/runs/{retry}")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
-    with by_year.target() as target:
-        runs = dict(
-            target.execute(
-                "select partition, run_id from ferry.partitions where entity = 'orders'"
-            ).fetchall()
-        )
+    runs = by_year.loaded_by("orders")
     assert {year for year, by in runs.items() if by == retry} == {"1994"}
     assert len(runs) == 7

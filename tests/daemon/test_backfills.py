@@ -21,16 +21,6 @@ def served(by_year: Migrating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield running
 
 
-def loaded_by(migrating: Migrating) -> dict[str, str]:
-    """Year of orders → the run that loaded it to its end."""
-    with migrating.target() as target:
-        return dict(
-            target.execute(
-                "select partition, run_id from ferry.partitions where entity = 'orders'"
-            ).fetchall()
-        )
-
-
 @pytest.mark.timeout(600)
 def test_a_cancelled_backfill_goes_on_with_what_is_missing_and_what_failed_is_made_alone(
     served: Served, by_year: Migrating
@@ -39,13 +29,11 @@ def test_a_cancelled_backfill_goes_on_with_what_is_missing_and_what_failed_is_ma
     What goes on makes the others but one that cannot be staged; that one alone is made as *failed and missing only*."""
     for parent in ("employees", "customers"):
         by_year.load(parent)
-    broken = by_year.stage / "orders" / "1997"
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_text("a file where a folder should be")
+    broken = by_year.break_stage("orders", "1997")
     with by_year.target() as somebody:
         ledger.lock(somebody, "orders", "1995", 5)
         first = served.backfill(*ORDERS)
-        wait_for("three years are loaded", lambda: len(loaded_by(by_year)) == 3, 240)
+        wait_for("three years are loaded", lambda: len(by_year.loaded_by("orders")) == 3, 240)
         served.cancel_backfill(first)
         assert served.backfill_ends(first) == "CANCELED"
     (cancelled,) = served.runs_with_tag("dagster/backfill", first)
@@ -56,7 +44,7 @@ def test_a_cancelled_backfill_goes_on_with_what_is_missing_and_what_failed_is_ma
     assert served.backfill_ends(second) == "COMPLETED_FAILED"
     (went_on,) = served.runs_with_tag("dagster/backfill", second)
     early, late = ("1992", "1993", "1994"), ("1995", "1996", "1998")
-    assert loaded_by(by_year) == dict.fromkeys(early, cancelled) | dict.fromkeys(late, went_on)
+    assert by_year.loaded_by("orders") == dict.fromkeys(early, cancelled) | dict.fromkeys(late, went_on)
     assert served.unmade_partitions("loaded_orders")["failed"] == {"1997"}
 
     broken.unlink()
@@ -64,7 +52,7 @@ def test_a_cancelled_backfill_goes_on_with_what_is_missing_and_what_failed_is_ma
     third = served.backfill(*ORDERS, partitions=sorted(unmade["failed"] | unmade["missing"]))
     assert served.backfill_ends(third) == "COMPLETED_SUCCESS"
     (last,) = served.runs_with_tag("dagster/backfill", third)
-    assert loaded_by(by_year) == dict.fromkeys(early, cancelled) | dict.fromkeys(late, went_on) | {
+    assert by_year.loaded_by("orders") == dict.fromkeys(early, cancelled) | dict.fromkeys(late, went_on) | {
         "1997": last
     }
     assert not any(served.unmade_partitions("loaded_orders").values())

@@ -38,9 +38,7 @@ def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
 @pytest.fixture
 def served(small: Small, tmp_path: Path) -> Iterator[Served]:
     """The UI and the daemon, with the automation sensor running and retries of runs switched on."""
-    with serving(
-        small.migrating, tmp_path / "dagster", daemon=True, code="small_location", instance=RETRYING
-    ) as running:
+    with serving(small.migrating, tmp_path / "dagster", daemon=True, instance=RETRYING) as running:
         yield running
 
 

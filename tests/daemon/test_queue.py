@@ -92,9 +92,7 @@ def small(new_database: Callable[..., str], source: Source, tmp_path: Path) -> S
 @pytest.fixture
 def served(small: Small, tmp_path: Path) -> Iterator[Served]:
     """Webserver, daemon and queue over it."""
-    with serving(
-        small.migrating, tmp_path / "dagster", daemon=True, code="small_location", instance=QUEUED
-    ) as running:
+    with serving(small.migrating, tmp_path / "dagster", daemon=True, instance=QUEUED) as running:
         yield running
 
 

@@ -1,7 +1,6 @@
 """A run that failed in the middle of the graph goes on where it failed: what succeeded is not run again."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,20 +40,12 @@ def scans(migrating: Migrating) -> dict[str, int]:
         )
 
 
-def break_stage(migrating: Migrating, year: str) -> Path:
-    """Put a file where the staging folder of a year of orders should be."""
-    broken = migrating.stage / "orders" / year
-    broken.parent.mkdir(parents=True, exist_ok=True)
-    broken.write_text("a file where a folder should be")
-    return broken
-
-
 def test_what_succeeded_is_not_run_again_and_is_loaded_by_its_io_managers(
     served: Served, migrating: Migrating
 ) -> None:
     """Parents load, orders fail, lines and a report wait for them; re-executed over GraphQL from failure, customers
     are not read again, and the report gets their map and the orders through the IO managers."""
-    broken = break_stage(migrating, "1994")
+    broken = migrating.break_stage("orders", "1994")
     run_id = served.launch_partition(
         "1994", *EMPLOYEES, *CUSTOMERS, *ORDERS, *LINES, REPORT, location=served.location
     )
@@ -87,7 +78,7 @@ def test_of_a_batch_only_the_partition_that_failed_is_read_again(
 ) -> None:
     """Seven years in one run, one of them broken: gone on from failure, six keep the run that loaded them."""
     served.succeeded(served.launch(*EMPLOYEES, *CUSTOMERS, location=served.location))
-    broken = break_stage(migrating, "1996")
+    broken = migrating.break_stage("orders", "1996")
     years = {"dagster/asset_partition_range_start": "1992", "dagster/asset_partition_range_end": "1998"}
     run_id = served.launch(*ORDERS, location=served.location, tags=years)
     assert served.finished(run_id)["status"] == "FAILURE"
@@ -96,13 +87,9 @@ def test_of_a_batch_only_the_partition_that_failed_is_read_again(
     again = served.execute_again(run_id)
     served.succeeded(again)
     assert any("6 of 7 partitions were made before the failure" in each for each in served.messages(again))
-    with migrating.target() as target:
-        runs = dict(
-            target.execute(
-                "select partition, run_id from ferry.partitions where entity = 'orders'"
-            ).fetchall()
-        )
-    assert runs == {str(year): again if year == 1996 else run_id for year in range(1992, 1999)}
+    assert migrating.loaded_by("orders") == {
+        str(year): again if year == 1996 else run_id for year in range(1992, 1999)
+    }
 
     from_scratch = served.execute_again(again, "ALL_STEPS")
     served.succeeded(from_scratch)

@@ -18,12 +18,9 @@ def test_a_backfill_of_months_and_regions_is_found_by_the_sensor_and_run_by_the_
     children. One partition of six cannot be staged: the others are loaded once, and what goes on from the backfill
     makes that one, and the lines whose run had ended with it."""
     small = orders_by_region(new_database, tmp_path)
-    broken = small.migrating.stage / "orders" / "2024-01|north"
-    broken.parent.mkdir(parents=True)
-    broken.write_text("a file where a folder should be")
-    loaded = "select partition, run_id from ferry.partitions where entity = %s"
+    broken = small.migrating.break_stage("orders", "2024-01|north")
     assets = [f"{stage}_{name}" for name in ("orders", "lines") for stage in ("raw", "validated", "loaded")]
-    with serving(small.migrating, tmp_path / "dagster", daemon=True, code="small_location") as served:
+    with serving(small.migrating, tmp_path / "dagster", daemon=True) as served:
         found = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {... on AssetNode {partitionKeys}} }"
         key = {"path": ["loaded_orders"]}
         wait_for(
@@ -34,12 +31,12 @@ def test_a_backfill_of_months_and_regions_is_found_by_the_sensor_and_run_by_the_
         first = served.backfill(*assets)
         assert served.backfill_ends(first) == "COMPLETED_FAILED"
         assert len(served.runs_with_tag("dagster/backfill", first)) == 2
-        before = dict(small.rows(loaded, "orders"))
+        before = small.migrating.loaded_by("orders")
         assert set(before) == set(EVERY_KEY) - {"2024-01|north"}
-        assert {key[:7] for key, _ in small.rows(loaded, "lines")} == {"2024-02"}
+        assert {key[:7] for key in small.migrating.loaded_by("lines")} == {"2024-02"}
 
         broken.unlink()
         assert served.backfill_ends(served.backfill_again(first)) == "COMPLETED_SUCCESS"
-    after = dict(small.rows(loaded, "orders"))
+    after = small.migrating.loaded_by("orders")
     assert {key for key in EVERY_KEY if after[key] != before.get(key)} == {"2024-01|north"}
     assert small.outcomes("orders") == small.outcomes("lines") == {"extracted": 40, "inserted": 40}

@@ -19,7 +19,7 @@ from ferry.components.connections import recall, refresh
 from ferry.components.following import open_service
 from ferry.errors import FerryError
 from ferry.settings import read_settings
-from synced import Synced, failure, synced
+from synced import Synced, each_is_refused, failure, synced
 
 CUSTOMERS, ORDERS = dg.AssetKey(["landing", "customers"]), dg.AssetKey(["landing", "orders"])
 
@@ -199,7 +199,6 @@ def test_what_passes_is_waited_out(shop: Synced, instance: dg.DagsterInstance) -
     assert latest(instance, ORDERS).metadata["rows synced"].value == 2000
 
 
-# What the tool is told, what takes it back, what is declared meanwhile, and what the run says.
 REFUSALS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     (
         {},
@@ -236,17 +235,7 @@ def test_what_cannot_be_synced_is_said_before_a_sync_starts(
     shop: Synced, instance: dg.DagsterInstance
 ) -> None:
     """Each refusal names Airbyte, the connection and the way out, and nothing was started; re-execution goes on."""
-    refresh(shop.defs, read_settings())
-    for change, back, declared, wanted in REFUSALS:
-        shop.declare(**declared)
-        shop.tool.control(**change)
-        dead = shop.sync(instance)
-        assert wanted in (said := failure(dead)), said
-        assert SECRET not in said
-        assert shop.tool.tell()["syncs"] == []
-        shop.tool.control(**back)
-    shop.declare()
-    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
+    each_is_refused(shop, instance, REFUSALS, SECRET)
 
 
 def test_an_account_that_is_wrong_is_told_apart(

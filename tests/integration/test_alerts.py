@@ -105,10 +105,7 @@ class Watching:
 
     def fail(self, **tags: str) -> dg.ExecuteInProcessResult:
         """Run three years of orders, the second of which cannot be staged."""
-        broken = self.migrating.stage / "orders" / "1994"
-        broken.parent.mkdir(parents=True, exist_ok=True)
-        if not broken.exists():
-            broken.write_text("a file where a folder should be")
+        self.migrating.break_stage("orders", "1994")
         result = self.run("orders", "1993", "1995", **tags)
         assert not result.success
         return result

@@ -200,9 +200,7 @@ def test_a_failed_partition_leaves_the_good_ones_and_is_repeated_alone(
 ) -> None:
     """One broken staging folder among three years: two are materialized, the failure names the third, and
     running what is missing repeats only that."""
-    broken = running.stage / "orders" / "1994"
-    broken.parent.mkdir(parents=True)
-    broken.write_text("a file where a folder should be")
+    broken = running.break_stage("orders", "1994")
     result = materialize(running.folder, instance, "orders", "1993", "1995")
     assert not result.success
     for stage in STAGES:

@@ -8,9 +8,7 @@ import dagster as dg
 import pytest
 
 from emulators.fivetran import CONNECTION, KEY, SECRET
-from ferry.components.connections import refresh
-from ferry.settings import read_settings
-from synced import Synced, failure, synced
+from synced import Synced, each_is_refused, failure, synced
 
 ORDERS = dg.AssetKey(["landing", "orders"])
 
@@ -138,7 +136,6 @@ def test_a_sync_that_is_put_off_is_a_passing_error_and_the_next_run_asks_again(
     assert any("old shop: resync_table_warning: orders is not whole" in line for line in warned)
 
 
-# What the tool is told, what takes it back, what is declared meanwhile, and what the run says.
 REFUSALS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({}, {}, {"streams": ["order"]}, "no stream 'order' in the connection 'old shop'. Did you mean"),
     ({}, {}, {"connection": "old shp"}, "Fivetran has no connection 'old shp'. Did you mean 'old shop'?"),
@@ -169,17 +166,7 @@ def test_what_cannot_be_synced_is_said_before_a_sync_starts(
     shop: Synced, instance: dg.DagsterInstance
 ) -> None:
     """Each refusal names Fivetran, the connection and the way out, and nothing was started; re-execution goes on."""
-    refresh(shop.defs, read_settings())
-    for change, back, declared, wanted in REFUSALS:
-        shop.declare(**declared)
-        shop.tool.control(**change)
-        dead = shop.sync(instance)
-        assert wanted in (said := failure(dead)), said
-        assert SECRET not in said
-        assert shop.tool.tell()["syncs"] == []
-        shop.tool.control(**back)
-    shop.declare()
-    assert shop.sync(instance, dagster__parent_run_id=dead.run_id).success
+    each_is_refused(shop, instance, REFUSALS, SECRET)
 
 
 def test_what_passes_is_waited_out_and_wrong_credentials_are_not(
