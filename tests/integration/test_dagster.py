@@ -469,12 +469,15 @@ def test_all_definitions_load_without_a_deprecated_call() -> None:
 
 
 def test_a_check_of_a_partition_is_told_each_time_that_it_changes(by_year: Migrating) -> None:
-    """By commands that are no runs as well: the third time as the first, and the UI shows the last."""
+    """By commands that are no runs as well: the third time as the first, and the UI shows the last.
+
+    Each leads to a run of its own that is over; a command that changes nothing leaves none.
+    """
     key = dg.AssetCheckKey(dg.AssetKey("loaded_orders"), "reconciled")
     with dg.DagsterInstance.ephemeral() as instance, by_year.target() as target:
         target.autocommit = True
         ledger.prepare(target)
-        for rows in (3, 0, 2):
+        for rows in (3, 3, 0, 2):
             with evaluating_checks(by_year.plans(), by_year.settings, instance):
                 ledger.reconciled(target, "orders", "1993", rows, "")
             told = instance.event_log_storage.get_asset_check_execution_history(
@@ -484,4 +487,10 @@ def test_a_check_of_a_partition_is_told_each_time_that_it_changes(by_year: Migra
             event = told[0].event.dagster_event
             assert event is not None
             assert event.asset_check_evaluation_data.metadata["different"].value == rows
-        assert len(told) == 3
+            run = instance.get_run_by_id(told[0].run_id)
+            assert run is not None
+            assert (run.status, instance.get_run_stats(run.run_id).end_time is None) == (
+                dg.DagsterRunStatus.SUCCESS,
+                False,
+            )
+        assert len(told) == len(instance.get_runs()) == 3
