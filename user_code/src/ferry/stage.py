@@ -9,13 +9,15 @@
 The manifest is written last and replaced in one step: whoever reads sees a whole stage or the one before it.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -117,7 +119,13 @@ class Stage:
 
     def add(self, table: pa.Table) -> tuple[Part, pa.Table]:
         """Write one part; returns it with its rows, without their hashes."""
-        body = parquet(table)
+        number = len(self._parts)
+        file = f"part-{number:05d}.parquet"
+        rows = table.num_rows
+        with _whole(self._path(file)) as opened:
+            told = _Told(opened)
+            _write_parquet(table, told)
+        self._parts.append(Part(number, file, rows, told.bytes, told.hash.hexdigest()))
         if self._hashed:
             self._hashes += sum_of(table.column(ROW_HASH.name))
             table = table.drop_columns([ROW_HASH.name])
@@ -126,11 +134,6 @@ class Stage:
             if total is not None:
                 before = self._totals[name]
                 self._totals[name] = total if before is None else before + total
-        number = len(self._parts)
-        file = f"part-{number:05d}.parquet"
-        put(self._path(file), body)
-        digest = hashlib.blake2b(body, digest_size=16).hexdigest()
-        self._parts.append(Part(number, file, table.num_rows, len(body), digest))
         return self._parts[-1], table
 
     def seal(self, facts: Facts, duplicates: pa.Table | None, taken_at: str, *, since: str = "") -> Manifest:
@@ -335,19 +338,49 @@ class Stage:
 
 
 def put(path: UPath, body: bytes) -> None:
-    """Write a file so that its name never shows half of it. An object store's PUT is whole by itself."""
+    """Write a file so that its name never shows half of it."""
+    with _whole(path) as file:
+        file.write(body)
+
+
+@contextlib.contextmanager
+def _whole(path: UPath) -> Iterator[IO[bytes]]:
+    """A file to write into, which gets its name when it is whole. An object store's PUT is whole by itself."""
     if path.protocol in ("", "file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            temporary.write_bytes(body)
+            with temporary.open("wb") as file:
+                yield file
             temporary.rename(path)
-        except OSError:
+        except BaseException:
             # On a full disk, half a file would take the room that the next try needs.
             temporary.unlink(missing_ok=True)
             raise
     else:
-        path.write_bytes(body)
+        body = io.BytesIO()
+        yield body
+        path.write_bytes(body.getvalue())
+
+
+class _Told:
+    """A file that tells how many bytes were written to it, and their hash: nobody holds all of them for that."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.bytes, self.hash = file, 0, hashlib.blake2b(digest_size=16)
+
+    def write(self, body: bytes) -> None:
+        self._file.write(body)
+        self.hash.update(body)
+        self.bytes += len(body)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """Whoever opened the file closes it."""
 
 
 def remove(folder: UPath) -> None:
@@ -368,8 +401,14 @@ def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file, cheap to write and to read again."""
-    sink = pa.BufferOutputStream()
+    """A table as a Parquet file."""
+    sink = io.BytesIO()
+    _write_parquet(table, sink)
+    return sink.getvalue()
+
+
+def _write_parquet(table: pa.Table, sink: Any) -> None:
+    """Write a table as Parquet, cheap to write and to read again."""
     pq.write_table(
         table,
         sink,
@@ -379,7 +418,6 @@ def parquet(table: pa.Table) -> bytes:
         store_decimal_as_integer=True,
         write_batch_size=16_384,
     )
-    return sink.getvalue().to_pybytes()
 
 
 def _table(body: bytes) -> pa.Table:

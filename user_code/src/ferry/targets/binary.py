@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
-_ROWS_AT_ONCE = 16_384
+# Encoded, they stay below the size from which the C library asks the system for new pages each time (`ferry.memory`).
+_ROWS_AT_ONCE = 4_096
 
 
 def sent_as(field: pa.Field) -> pa.Field:
