@@ -5,7 +5,9 @@ repairs a rejected row has to see all of it, so it is read from the stage again,
 """
 
 import json
+from itertools import groupby
 
+import psycopg
 import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -34,34 +36,27 @@ def complete(loader: Loader) -> None:
     """
     if kept_as(loader) is WHOLE:
         return
-    place: tuple[str, int] | None = None
-    rows: list[tuple[int, int]] = []
-    found = loader.connection.execute(
+    connection = loader.connection
+    found = connection.execute(
         "select partition, chunk, id, row_no from ferry.rejected_rows where entity = %s and sent is not null"
         " and row ? %s order by partition, chunk, id",
         (loader.plan.name, NOT_WHOLE),
     ).fetchall()
-    for partition, chunk, id_, number in found:
-        if place not in (None, (partition, chunk)):
-            _complete(loader, *place, rows)
-            rows = []
-        place = partition, chunk
-        rows.append((id_, number))
-    if place:
-        _complete(loader, *place, rows)
-
-
-def _complete(loader: Loader, partition: str, chunk: int, rows: list[tuple[int, int]]) -> None:
-    table = _staged(loader, partition, chunk)
-    if table is None:
+    if not found:
         return
-    connection, numbers = loader.connection, pa.array([number for _, number in rows], pa.int64())
     connection.execute("create temporary table if not exists whole (id bigint, row jsonb) on commit drop")
+    for (partition, chunk), rows in groupby(found, key=lambda row: row[:2]):
+        if (table := _staged(loader, partition, chunk)) is not None:
+            _copy(connection, table, [(id_, number) for _, _, id_, number in rows])
+    connection.execute("update ferry.rejected_rows r set row = w.row from whole w where w.id = r.id")
+    connection.execute("truncate whole")
+
+
+def _copy(connection: psycopg.Connection, table: pa.Table, rows: list[tuple[int, int]]) -> None:
+    numbers = pa.array([number for _, number in rows], pa.int64())
     with connection.cursor() as cursor, cursor.copy("copy whole from stdin") as copy:
         for (id_, _), row in zip(rows, as_rows(table.take(numbers)), strict=True):
             copy.write_row((id_, Jsonb(row, dumps=dumps)))
-    connection.execute("update ferry.rejected_rows r set row = w.row from whole w where w.id = r.id")
-    connection.execute("truncate whole")
 
 
 def _staged(loader: Loader, partition: str, chunk: int) -> pa.Table | None:
