@@ -23,7 +23,8 @@ import pyarrow.csv as pc
 from migration import DURABLE, fill
 
 from ferry.catalogue import Table, arrow_field, describe
-from ferry.sources.postgres import ArrowConnection, conform
+from ferry.sources.postgres_connection import ArrowConnection
+from ferry.sources.postgres_values import conform
 from ferry.targets.types import wire_type
 from shop.demo.server import EmbeddedServer
 

@@ -195,7 +195,7 @@ def test_a_source_that_closes_the_connection_is_an_error_and_not_the_end_of_the_
     """The driver that reads meets a connection that is gone, and says so; some of its versions abort instead."""
     program = (
         "import os, psycopg\n"
-        "from ferry.sources.postgres import ArrowConnection, adbc\n"
+        "from ferry.sources.postgres_connection import ArrowConnection, adbc\n"
         "arrow = ArrowConnection(os.environ['URL'])\n"
         "_, rows = arrow.stream('select pg_backend_pid()')\n"
         "with psycopg.connect(os.environ['URL']) as other:\n"

@@ -18,7 +18,7 @@ from ferry.declaration import fingerprint
 from ferry.edges import EdgePlan
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.plan import EntityPlan
-from ferry.sources.postgres import ArrowConnection
+from ferry.sources.postgres_connection import ArrowConnection
 from ferry.targets.types import wire_type
 
 

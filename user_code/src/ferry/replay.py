@@ -19,7 +19,8 @@ from ferry.loader import Loader
 from ferry.plan import MigrationPlan
 from ferry.refused import ask_again
 from ferry.settings import Settings
-from ferry.sources.postgres import ArrowConnection, conform
+from ferry.sources.postgres_connection import ArrowConnection
+from ferry.sources.postgres_values import conform
 from ferry.stage import Stage
 from ferry.targets.errors import told
 from ferry.targets.types import wire_type

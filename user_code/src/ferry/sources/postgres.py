@@ -7,94 +7,32 @@ no exact counterpart for travel as PostgreSQL's own text, so that nothing is rou
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, LiteralString
+from typing import ClassVar
 
 import adbc_driver_manager as adbc
-import adbc_driver_postgresql
-import numpy as np
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ferry.catalogue import NATIVE, SAME_TEXT, Column, Table, arrow_field, as_text, connect, describe
-from ferry.declaration import Migration, Reference
+from ferry.catalogue import NATIVE, Column, Table, arrow_field, as_text, connect, describe
+from ferry.declaration import Migration
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import WHOLE, Arrived, Extraction, Source, Span, one_ahead
-from ferry.partition import Cut, Scheme, Window, cut_columns, scheme_of, through_path
-from ferry.row_hashes import added_up
+from ferry.partition import Scheme, scheme_of
 from ferry.settings import Settings
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number
 from ferry.sources.page import canonical
+from ferry.sources.postgres_connection import ArrowConnection, first_line
+from ferry.sources.postgres_sql import HASHES_ROWS, bucket_of, condition, hash_of_rows, relation_of, row_hash
+from ferry.sources.postgres_values import beside, conform, may_misfit
 from ferry.sources.shape import UNFIT
 
 SUMMABLE = ("int2", "int4", "int8", "numeric")
-BATCH_BYTES = 4 * 2**20
-_NAN = "nan"
-"""How the driver writes the one number that a `numeric(p,s)` holds and a decimal of Arrow does not."""
-HASHES_ROWS = 140_000
-_HASHED_EXACTLY = (
-    "int2",
-    "int4",
-    "int8",
-    "bool",
-    "date",
-    "timestamp",
-    "timestamptz",
-    "time",
-    "uuid",
-    "bytea",
-)
 _PICKED = ("int2", "int4", "int8", "text", "varchar", "uuid")
 """Types of a key whose values are the same when they come back to the server as text."""
-# A database without an encoding holds any bytes: they come as they are, and the contract says which are no text.
-_ENCODING = """
-select set_config('client_encoding', case current_setting('server_encoding') when 'SQL_ASCII' then 'SQL_ASCII'
-                                     else 'UTF8' end, false)
-"""
-
-
-class ArrowConnection:
-    """A connection that answers in record batches: the driver without its DB-API, which would import pandas."""
-
-    def __init__(self, url: str) -> None:
-        """Open it, in a transaction."""
-        self._database = adbc_driver_postgresql.connect(url)
-        self._connection = adbc.AdbcConnection(self._database)
-        for statement in (SAME_TEXT, _ENCODING):
-            for _ in self.stream(statement):
-                pass
-        self._connection.set_autocommit(False)
-
-    def execute(self, statement: str) -> None:
-        """Run a statement that has no result."""
-        with adbc.AdbcStatement(self._connection) as prepared:
-            prepared.set_sql_query(statement)
-            prepared.execute_update()
-
-    def stream(self, query: str) -> Iterator[pa.RecordBatch]:
-        """The result, batch after batch; the first one is empty and carries the schema."""
-        with adbc.AdbcStatement(self._connection) as prepared:
-            prepared.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
-            prepared.set_sql_query(query)
-            handle, _ = prepared.execute_query()
-            with pa.RecordBatchReader._import_from_c(handle.address) as reader:
-                # Made of nulls: from Python objects, Arrow would look whether they are pandas', and import it.
-                empty = [pa.nulls(0, field.type) for field in reader.schema]
-                yield pa.RecordBatch.from_arrays(empty, schema=reader.schema)
-                yield from reader
-
-    def rollback(self) -> None:
-        """End the transaction; what comes next begins one."""
-        self._connection.rollback()
-
-    def close(self) -> None:
-        """Close connection and driver."""
-        self._connection.close()
-        self._database.close()
 
 
 class PostgresSource(Source):
@@ -130,7 +68,7 @@ class PostgresSource(Source):
             return ArrowConnection(self._url)
         except adbc.Error as error:
             raise TransientError(
-                f"connection {self._connection!r} does not open", where="settings", why=_first_line(error)
+                f"connection {self._connection!r} does not open", where="settings", why=first_line(error)
             ) from None
 
     def close(self) -> None:
@@ -144,7 +82,7 @@ class PostgresSource(Source):
     def describe(self, name: str) -> Table:
         """The table as the server's catalogue has it, and a last column for what does not fit."""
         table = self._there(name)
-        return replace(table, columns={**table.columns, **_beside(table)})
+        return replace(table, columns={**table.columns, **beside(table)})
 
     def _there(self, name: str) -> Table:
         entity = self._migration[name]
@@ -170,9 +108,9 @@ class PostgresSource(Source):
             return {}
         where = sql.SQL(source.where or "true")  # type: ignore[arg-type]
         query = sql.SQL("select {} as bucket, count(*), {} from {} where {} group by 1").format(
-            _bucket(scheme),
-            _hash_of_rows(self.control, self._there(name)),
-            _relation(self._migration, name, self._there),
+            bucket_of(scheme),
+            hash_of_rows(self.control, self._there(name)),
+            relation_of(self._migration, name, self._there),
             where,
         )
         found = {position: (rows, total) for position, rows, total in self.control.execute(query)}
@@ -208,7 +146,9 @@ class PostgresSource(Source):
         at = sql.Identifier("t", source.updated_at or source.key[0])
         query = sql.SQL(
             "select {} as bucket, count(*), sum(hashtext({at}::text)::bigint) from {} where {at} >= {} group by 1"
-        ).format(_bucket(scheme), _relation(self._migration, name, self._there), sql.Literal(since), at=at)
+        ).format(
+            bucket_of(scheme), relation_of(self._migration, name, self._there), sql.Literal(since), at=at
+        )
         return {scheme.keys[place]: f"{rows} {total}" for place, rows, total in self.control.execute(query)}
 
     def still_there(self, name: str, keys: list[list[str]]) -> set[tuple[str, ...]]:
@@ -261,9 +201,9 @@ class PostgresExtraction(Extraction):
         self._tables: dict[str, Table] = {}
         self._table = self._there(self._name)
         self._sent = pa.schema([arrow_field(column) for column in self._table.columns.values()])
-        self.schema = pa.schema([*self._sent, *map(arrow_field, _beside(self._table).values())])
+        self.schema = pa.schema([*self._sent, *map(arrow_field, beside(self._table).values())])
         self.may_repeat_keys = not self._table.is_unique(self._entity.source.key)
-        self._from = _relation(self._migration, self._name, self._there)
+        self._from = relation_of(self._migration, self._name, self._there)
         self._condition = condition(self._entity.from_table.where, self._windows)
         self._key = [self._table.columns[name] for name in self._entity.source.key]
         self.hashed = (
@@ -296,11 +236,11 @@ class PostgresExtraction(Extraction):
         columns = [c for c in self._table.columns.values() if c.base_type in SUMMABLE]
         hashed = fingerprint or not self.hashed
         query = sql.SQL("select count(*), {}{} from {} where {}").format(
-            _hash_of_rows(self._control, self._table) if hashed else sql.SQL("null::text"),
+            hash_of_rows(self._control, self._table) if hashed else sql.SQL("null::text"),
             sql.SQL("").join(
                 sql.SQL(
                     ", (sum(t.{0}) filter (where t.{0} <> 'NaN'))::text"
-                    if _may_misfit(c)
+                    if may_misfit(c)
                     else ", sum(t.{})::text"
                 ).format(sql.Identifier(c.name))
                 for c in columns
@@ -372,7 +312,7 @@ class PostgresExtraction(Extraction):
             for c in columns
         ]
         if self.hashed:
-            selected.append(sql.SQL("{} as {}").format(_row_hash(self._table), sql.Identifier(ROW_HASH.name)))
+            selected.append(sql.SQL("{} as {}").format(row_hash(self._table), sql.Identifier(ROW_HASH.name)))
         conditions = [self._condition] if also is None else [self._condition, also]
         for form, key in ((sql.SQL("({}) > ({})"), span.after), (sql.SQL("({}) <= ({})"), span.upto)):
             if key is not None:
@@ -434,202 +374,14 @@ class PostgresExtraction(Extraction):
             raise TransientError(
                 "the source broke off while it was read",
                 where=self._where,
-                why=_first_line(error),
+                why=first_line(error),
                 next="Run it again; the partition is read anew as a whole",
             ) from None
         except (adbc.Error, pa.ArrowException) as error:
             raise PermanentError(
-                "the source refused the query", where=self._where, why=_first_line(error)
+                "the source refused the query", where=self._where, why=first_line(error)
             ) from None
-
-
-def _hash_of_rows(connection: psycopg.Connection, table: Table) -> sql.Composable:
-    """The sum of the hashes of all rows of `t` as text; NULL where the server cannot hash a row."""
-    if connection.info.server_version < HASHES_ROWS:
-        return sql.SQL("null::text")
-    return sql.SQL("{}::text").format(added_up(_row_hash(table)))
-
-
-def _row_hash(table: Table) -> sql.Composable:
-    """The 64-bit hash of a row of `t`.
-
-    Values that are equal and not the same (1.0 and 1.00, -0 and 0, text under a collation that ignores case) go in
-    so that they differ; so do those of types without a hash function, as text.
-    """
-
-    def value(column: Column) -> sql.Composed:
-        exact = column.base_type in _HASHED_EXACTLY or (
-            column.base_type == "numeric" and column.scale is not None
-        )
-        text = column.base_type in ("text", "varchar")
-        form = "t.{}" if exact else 't.{} collate "C"' if text else "t.{}::text"
-        return sql.SQL(form).format(sql.Identifier(column.name))
-
-    return sql.SQL("hash_record_extended(row({}), 0)").format(
-        sql.SQL(", ").join(map(value, table.columns.values()))
-    )
-
-
-def _may_misfit(column: Column) -> bool:
-    """Whether it can be `NaN`, which Arrow's decimals cannot."""
-    return pa.types.is_decimal(arrow_field(column).type)
-
-
-def _beside(table: Table) -> dict[str, Column]:
-    """The column for values that do not fit, if there can be any."""
-    if not any(map(_may_misfit, table.columns.values())):
-        return {}
-    return {UNFIT: Column(UNFIT, "text", "text", "b", False, False, None, False)}
-
-
-def conform(
-    batch: pa.RecordBatch,
-    schema: pa.Schema,
-    where: str,
-    unfit: dict[int, dict[str, str]] | None = None,
-) -> pa.RecordBatch:
-    """Give the driver's columns the declared Arrow types; only representations change, never values.
-
-    `unfit` takes, by row and column, each `NaN` that a column cannot hold, which is NULL there; without it that is
-    an error.
-    """
-    columns = []
-    for position, field in enumerate(schema):
-        column = batch.column(position)
-        if isinstance(column, pa.ExtensionArray):
-            column = column.storage
-        if column.type != field.type:
-            if unfit is not None and pa.types.is_decimal(field.type):
-                column = _without_nan(column, field.name, unfit)
-            try:
-                column = pc.cast(column, field.type, safe=True)
-            except pa.ArrowInvalid as error:
-                raise PermanentError(
-                    f"column {field.name!r} holds a value that its type cannot carry",
-                    where=where,
-                    why=str(error).splitlines()[0],
-                    next="Exclude the value with `source.where`, or read the column as text through a view",
-                ) from None
-        columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _without_nan(column: pa.Array, name: str, unfit: dict[int, dict[str, str]]) -> pa.Array:
-    is_nan = pc.equal(column, _NAN)
-    if not pc.any(is_nan).as_py():
-        return column
-    for row in np.flatnonzero(pc.fill_null(is_nan, fill_value=False).to_numpy(zero_copy_only=False)).tolist():
-        unfit.setdefault(row, {})[name] = "NaN"
-    return pc.if_else(is_nan, pa.scalar(None, column.type), column)
-
-
-def condition(where: str | None, windows: Sequence[Window]) -> sql.Composable:
-    """The SQL condition of one partition over `t` and the columns of `cut`, one for each window."""
-    parts: list[sql.Composable] = [sql.SQL("({})").format(sql.SQL(where))] if where else []  # type: ignore[arg-type]
-    for position, window in enumerate(windows):
-        cut = sql.Identifier("cut", f"c{position}")
-        bounds: list[sql.Composable] = []
-        if window.value is not None:
-            bounds.append(sql.SQL("{}::text = {}").format(cut, sql.Literal(window.value)))
-        if window.others:
-            bounds.append(sql.SQL("{}::text <> all({})").format(cut, _texts(window.others)))
-        if window.low is not None:
-            bounds.append(sql.SQL("{} >= {}").format(cut, sql.Literal(window.low)))
-        if window.high is not None:
-            bounds.append(sql.SQL("{} < {}").format(cut, sql.Literal(window.high)))
-        if bounds:
-            inside = sql.SQL(" and ").join(bounds)
-            parts.append(sql.SQL("({} or {} is null)").format(inside, cut) if window.or_null else inside)
-    return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
-
-
-def _texts(values: Sequence[str]) -> sql.Composable:
-    return sql.SQL("{}::text[]").format(sql.Literal(list(values)))
-
-
-def _bucket(scheme: Scheme) -> sql.Composable:
-    """The number of the key, among those of the scheme, that a row of `_relation` belongs to."""
-    number: sql.Composable = sql.SQL("0")
-    for position, cut in enumerate(scheme.cuts):
-        one = _window_number(cut, sql.Identifier("cut", f"c{position}"))
-        number = sql.SQL("({} * {} + {})").format(number, sql.Literal(len(cut.windows)), one)
-    return number
-
-
-def _window_number(cut: Cut, column: sql.Composable) -> sql.Composable:
-    """Which window of a cut holds a value; what is NULL, or in none by name, is in the first."""
-    rest = cut.windows[1:]
-    if not rest:
-        return sql.SQL("0")
-    if cut.listed:
-        values = _texts([window.value or "" for window in rest])
-        return sql.SQL("coalesce(array_position({}, {}::text), 0)").format(values, column)
-    lows = [window.low for window in rest]
-    bounds = sql.SQL("{}::{}[]").format(sql.Literal(lows), sql.SQL(_bound_type(lows[0])))
-    return sql.SQL("coalesce(width_bucket({}::{}, {}), 0)").format(
-        column, sql.SQL(_bound_type(lows[0])), bounds
-    )
-
-
-def _bound_type(low: Any) -> LiteralString:
-    return "bigint" if isinstance(low, int) else "timestamp"
-
-
-def _relation(migration: Migration, name: str, there: Callable[[str], Table]) -> sql.Composable:
-    """`table t`, with a lateral or joined `cut` whose c0 (and c1) are the values that it is cut by.
-
-    `there` tells the table of an entity.
-    """
-    table, partition = there(name), migration[name].declaration.partition
-    if partition is None:
-        return sql.SQL("{} t").format(table.identifier)
-    if partition.through is None:
-        # Not a join: names for the columns, which the planner sees through.
-        own = sql.SQL(", ").join(
-            sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"c{position}"))
-            for position, column in enumerate(cut_columns(migration, name))
-        )
-        return sql.SQL("{} t cross join lateral (select {}) cut").format(table.identifier, own)
-    path = through_path(migration, name)
-    reference = _reference(migration, name, path[1])
-    return sql.SQL("{} t left join {} cut on {}").format(
-        table.identifier, _cut(migration, path[1], there), _joined("t", "cut", reference.column)
-    )
-
-
-def _cut(migration: Migration, name: str, there: Callable[[str], Table]) -> sql.Composable:
-    """A subquery (k0, k1, …, c0, …) that gives each key of a parent the values that it is cut by once."""
-    entity, table = migration[name].declaration, there(name)
-    keys = sql.SQL(", ").join(
-        sql.SQL("t.{} as {}").format(sql.Identifier(column), sql.Identifier(f"k{position}"))
-        for position, column in enumerate(entity.source.key)
-    )
-    relation = _relation(migration, name, there)
-    root = through_path(migration, name)[-1]
-    cuts = [sql.Identifier(f"c{position}") for position, _ in enumerate(cut_columns(migration, root))]
-    if table.is_unique(entity.source.key):
-        values = sql.SQL(", ").join(sql.SQL("cut.{}").format(cut) for cut in cuts)
-        return sql.SQL("(select {}, {} from {})").format(keys, values, relation)
-    values = sql.SQL(", ").join(sql.SQL("min(cut.{0}) as {0}").format(cut) for cut in cuts)
-    grouped = sql.SQL(", ").join(sql.Identifier("t", column) for column in entity.source.key)
-    return sql.SQL("(select {}, {} from {} group by {})").format(keys, values, relation, grouped)
-
-
-def _reference(migration: Migration, child: str, parent: str) -> Reference:
-    return next(ref for ref in migration[child].declaration.references if ref.to == parent)
-
-
-def _joined(child: str, parent: str, columns: Sequence[str]) -> sql.Composable:
-    return sql.SQL(" and ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(child, column), sql.Identifier(parent, f"k{position}"))
-        for position, column in enumerate(columns)
-    )
 
 
 def _canonical(total: str | None) -> str | None:
     return None if total is None else canonical_number(total)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

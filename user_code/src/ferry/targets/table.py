@@ -14,10 +14,11 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from ferry.catalogue import Column, Table, connect, describe, quoted
+from ferry.catalogue import NATIVE, Column, Table, arrow_field, connect, describe, quoted
 from ferry.errors import PermanentError
 from ferry.frames import fit
-from ferry.sources.postgres import NATIVE, ArrowConnection, arrow_field, conform
+from ferry.sources.postgres_connection import ArrowConnection
+from ferry.sources.postgres_values import conform
 from ferry.targets.errors import told
 from ferry.targets.types import wire_type
 
