@@ -54,6 +54,7 @@ class Faults:
     appear_after: int = 0  # after so many pages a row appears
     skew: float = 0  # seconds that this server's clock is ahead
     latency: float = 0  # seconds that each query takes
+    times: str = ""  # how times are written, whatever was asked for
 
 
 class Account:
@@ -76,10 +77,18 @@ class Account:
         self.granted = self.refused = self.in_flight = self.most_in_flight = 0
         self.nonces: set[str] = set()
         self.db = _tables(self.args)
+        self.db.create_function("TO_CHAR", 2, self._to_char)
 
     def now(self) -> float:
         """This server's clock."""
         return time.time() + self.faults.skew
+
+    def _to_char(self, value: str | None, form: str) -> str | None:
+        if value is None:
+            return None
+        names = {"YYYY": "%Y", "MM": "%m", "DD": "%d", "HH24": "%H", "MI": "%M", "SS": "%S"}
+        asked = re.sub("|".join(names), lambda m: names[m[0]], form)
+        return datetime.fromisoformat(value).strftime(self.faults.times or asked)
 
     def tell(self) -> dict[str, Any]:
         """What was asked of this server, for tests."""
@@ -94,7 +103,6 @@ def _tables(args: argparse.Namespace) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:", check_same_thread=False)
     db.create_function("TO_TIMESTAMP", 2, lambda text, _form: text)
     db.create_function("TO_DATE", 2, lambda text, _form: f"{text} 00:00:00")
-    db.create_function("TO_CHAR", 2, _to_char)
     db.create_function("CHANCE", 2, lambda a, b: hashlib.md5(f"{a}/{b}".encode()).hexdigest())
     db.execute(
         'CREATE TABLE "transaction" (id INTEGER PRIMARY KEY, tranid TEXT, type TEXT, entity INTEGER, trandate TEXT,'
@@ -112,14 +120,6 @@ def _tables(args: argparse.Namespace) -> sqlite3.Connection:
         ))  # fmt: skip
     db.executemany('INSERT INTO "transaction" VALUES (?,?,?,?,?,?,?,?,?)', rows)
     return db
-
-
-def _to_char(value: str | None, form: str) -> str | None:
-    if value is None:
-        return None
-    at = datetime.fromisoformat(value)
-    names = {"YYYY": "%Y", "MM": "%m", "DD": "%d", "HH24": "%H", "MI": "%M", "SS": "%S"}
-    return at.strftime(re.sub("|".join(names), lambda m: names[m[0]], form))
 
 
 class Handler(BaseHTTPRequestHandler):

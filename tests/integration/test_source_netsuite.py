@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,26 @@ def test_windows_meet_without_gap_or_overlap(emulator: Emulator, key_file: Path,
         assert one.completeness.proven
     assert not parts[0] & parts[1]
     assert len(parts[0]) + len(parts[1]) == ROWS
+
+
+def test_times_are_the_accounts(emulator: Emulator, key_file: Path, tmp_path: Path) -> None:
+    """An edge with a zone is asked for as the account's wall time; a time that is written otherwise is refused."""
+    declared = declare(emulator, certificate(key_file))
+    declared["account"]["timezone"] = "America/New_York"
+    one = declared_source(declared, state_dir=tmp_path, work_dir=tmp_path)
+    window = Window("lastmodifieddate", datetime(2022, 1, 2, 12, 0, tzinfo=UTC), None)
+    arrived = [row["lastmodifieddate"] for row in rows(list(one.read(window, None)))]
+    assert min(arrived) == datetime(2022, 1, 2, 7, 2)  # the next that is there
+    glance = one.glance(window)
+    assert glance is not None
+    assert (glance.rows, glance.is_settled) == (len(arrived), True)
+    nothing = Window("lastmodifieddate", datetime(2030, 1, 1), None)
+    assert one.glance(nothing) == Glance("0 None", 0)
+    emulator.control(times="%d.%m.%Y %H:%M")
+    with pytest.raises(
+        PermanentError, match=r"the account writes a time as '02\.01\.2022 .*YYYY-MM-DD HH24:MI:SS"
+    ):
+        one.glance(Window("lastmodifieddate", None, datetime(2022, 1, 2, 12)))
 
 
 def test_windows_split_near_the_cap(key_file: Path, tmp_path: Path) -> None:
