@@ -1,5 +1,6 @@
 """Settings come from the environment; what cannot be used is told by the name of its variable."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,18 @@ def test_a_stage_that_can_be_nowhere_is_refused_before_anything_runs(
 def test_a_stage_may_be_a_folder_or_a_store(uri: str) -> None:
     """Paths with a colon in them included."""
     assert Settings(stage_uri=uri).stage_uri == uri
+
+
+def test_every_variable_that_is_read_by_its_name_is_explained() -> None:
+    """What is no field of the settings, such as the folder of the declarations, is in docs/settings.md too."""
+    root = Path(__file__).parents[2]
+    named = r"""(?:envvar=|environ\.get\(|environ\[|getenv\()"(FERRY_\w+)\""""
+    read = {
+        name
+        for path in (root / "user_code" / "src").rglob("*.py")
+        for name in re.findall(named, path.read_text())
+    }
+    page = (root / "docs" / "settings.md").read_text()
+    assert {"FERRY_DEFS", "FERRY_DEMO_HOME"} <= read
+    unsaid = [name for name in sorted(read) if f"`{name}`" not in page]
+    assert [name for name in unsaid if "CONNECTIONS__" not in name] == []
