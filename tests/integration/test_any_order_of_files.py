@@ -14,6 +14,7 @@ from asking import wait_for
 from ferry import ledger
 from ferry.errors import TransientError
 from ferry.loader import Loader
+from ferry.loading import close
 from ferry.pipeline import hold
 from ferry.rollback import roll_back
 from ferry.stage import Stage
@@ -242,7 +243,7 @@ def test_a_row_that_is_taken_away_while_another_month_relies_on_it_is_not_lost(s
         manifest = stage.manifest()
         assert manifest
         with pytest.raises(TransientError, match="rows of it may be gone"):
-            loader.finish(manifest, "2024-01")
+            close(loader, manifest, "2024-01")
 
 
 def test_of_two_months_at_once_the_newer_version_stays(small: Small) -> None:

@@ -81,7 +81,7 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
                                 yield from counted(side_by_side.start(chunk.load(before)))
                         yield from counted(side_by_side.finish())
                     case End(partition, manifest):
-                        _close(loader, manifest, partition)
+                        close(loader, manifest, partition)
                         outcomes.check(f"{plan.name}, {partition}")
                         Stage(settings.stage_root, plan.name, partition).forget_arrived()
                         done[partition] = manifest
@@ -103,7 +103,7 @@ def load_all(loader: Loader, settings: Settings, channel: Channel) -> Iterator[E
     yield from reconcile(loader, settings, done)
 
 
-def _close(loader: Loader, manifest: Manifest, partition: str) -> None:
+def close(loader: Loader, manifest: Manifest, partition: str) -> None:
     """Write the partition's row in the ledger, see what vanished, fill in references that were NULL first."""
     loader.link()
     if _may_have_lost(loader, manifest, partition):
