@@ -98,6 +98,8 @@ def edit(by_year: Migrating, file: str, old: str, new: str) -> Path:
         ("orders/defs.yaml", "on_missing: reject", "on_missing: rejct", "references[0].on_missing",
          "'rejct'", "'reject'"),
         ("orders/defs.yaml", "every: year", "every: yaer", "partition.every", "'yaer'", "'year'"),
+        ("orders/defs.yaml", "components.Entity", "component.Entty", "type", "no component 'ferry.component.Entty'",
+         "'ferry.components.Entity'"),
     ],
 )  # fmt: skip
 def test_a_wrong_name_is_told_with_file_key_and_the_nearest_right_one(

@@ -38,6 +38,7 @@ from ferry.targets.api_declaration import ApiTarget
 from ferry.value_rules import MappingRule, ParseRule
 
 COMPONENT_TYPE = "ferry.components.Entity"
+COMPONENTS = (COMPONENT_TYPE, "ferry.components.AirbyteConnection", "ferry.components.FivetranConnection")
 
 
 class _Strict(BaseModel):
@@ -339,7 +340,14 @@ def read_migration(folder: Path) -> Migration:
     entities: dict[str, Entity] = {}
     for path in sorted(folder.glob("**/defs.yaml")):
         for document in _documents(path):
-            if document.get("type") == COMPONENT_TYPE:
+            found = str(document.get("type", ""))
+            if found.startswith("ferry.") and found not in COMPONENTS:
+                raise DeclarationError(
+                    f"there is no component {found!r}",
+                    where=f"{path}: type",
+                    next=nearest(found, COMPONENTS, "The components are"),
+                )
+            if found == COMPONENT_TYPE:
                 entity = build_entity(document.get("attributes") or {}, path)
                 if entity.name in entities:
                     raise DeclarationError(
