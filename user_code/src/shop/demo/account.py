@@ -114,8 +114,12 @@ def binaries_for(account: Account, place: Path) -> Path:
     wheel = installation()
     if account.reaches(wheel / "bin"):
         return wheel / "bin"
-    copy = place / wheel.name
+    # The programs find the libraries that the wheel brings by their place beside its package.
+    package = wheel.parent
+    copy = place / "programs" / package.name / wheel.name
     if not (copy / "bin" / "postgres").exists():
+        libraries = f"{package.name}.libs"
+        shutil.copytree(package.with_name(libraries), place / "programs" / libraries, dirs_exist_ok=True)
         shutil.copytree(wheel, copy, symlinks=True, dirs_exist_ok=True)
         account.own(place)
     return copy / "bin"
