@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -172,7 +173,7 @@ def served(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**channels, **small.migrating.environment, "DAGSTER_HOME": str(home)}.items():
             patch.setenv(name, value)
-        with serving(small.migrating, home, code="planted", instance=TALKATIVE) as running:
+        with serving(replace(small.migrating, code="planted"), home, instance=TALKATIVE) as running:
             yield running
 
 
