@@ -71,7 +71,8 @@ import gc
 from ferry.start import importing
 before = gc.get_stats()
 with importing():
-    import xml.dom.minidom
+    with importing():
+        import xml.dom.minidom
     made = [[] for _ in range(100_000)]
     print(gc.get_stats() == before)
 print(gc.get_freeze_count() > len(made), gc.isenabled())

@@ -12,14 +12,15 @@ def importing() -> Iterator[None]:
 
     What they make lasts as long as the process, so that searches afterwards, the one at its end too, leave it out.
     """
-    before = len(sys.modules)
+    before, searching = len(sys.modules), gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if len(sys.modules) > before:
             gc.freeze()
-        gc.enable()
+        if searching:
+            gc.enable()
 
 
 def main() -> None:
