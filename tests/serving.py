@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from asking import Dagster, free_port, wait_for
+from dagster import DagsterInstance
 from migrating import Migrating
 
 TESTS = Path(__file__).parent
@@ -74,6 +75,10 @@ def serving(
         f"{{module_name: {migrating.code}, location_name: {Served.location}, working_directory: {TESTS}}}"
     )
     (home / "workspace.yaml").write_text(f"load_from: [{{python_module: {module}}}]\n")
+    # Its tables are made before anybody uses them: two processes that find none make them both, and each of
+    # them writes down its schema's version, which no process opens any more.
+    with DagsterInstance.from_config(str(home)):
+        pass
     port = free_port()
     variables = {**os.environ, **migrating.environment, "DAGSTER_HOME": str(home)}
     workspace = ["-w", str(home / "workspace.yaml")]
