@@ -74,6 +74,15 @@ def test_references_keys_and_types_arrive_as_the_long_way_has_them(small: Small)
     assert small.rows("select count(*), count(row_hash) from ferry.id_map_parents") == [(40, 40)]
 
 
+def test_a_run_has_no_use_for_pandas(small: Small) -> None:
+    """Neither reading, staging and judging nor keys, references and reconciling import it, for 0.3 s of CPU."""
+    done = small.migrating.ferry("run", PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ferry.reconcile" in imported
+    assert "pandas" not in imported
+    assert small.outcomes("children")["inserted"] == 272
+
+
 def test_rows_that_are_there_already_are_compared_and_not_written_twice(small: Small) -> None:
     """A natural key that somebody filled before the first load: equal rows stay, another one is updated."""
     small.migrating.load("parents")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg.types.json import Jsonb
 
+from ferry.arrow import array_of
 from ferry.catalogue import key_text
 from ferry.kept import as_rows, dumps
 from ferry.ledger import Outcomes
@@ -91,7 +92,7 @@ def keep_rejected(
         by_row.setdefault(error["row"], []).append(error)
     if not by_row:
         return
-    rows = as_rows(table.take(pa.array(list(by_row), pa.int64())))
+    rows = as_rows(table.take(array_of(np.array(list(by_row), np.int64))))
     statement = (
         "copy ferry.rejected_rows (entity, partition, chunk, row_no, key, reason, errors, row, attempts, run_id)"
         " from stdin"

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from ferry.arrow import array_of, numbers_of
 from ferry.errors import PromiseBroken
 from ferry.extract import Extraction, Span, one_ahead
 from ferry.partition import Scheme
@@ -139,11 +140,11 @@ def _renewed(
     lost = int(np.count_nonzero(known)) < old.num_rows
     if not now.num_rows:
         return Renewed(old.slice(0, 0), part, position, lost)
-    hashes = old.column(ROW_HASH.name).to_numpy()
-    same = known & (hashes[position] == now.column(ROW_HASH.name).to_numpy())
+    hashes = numbers_of(old.column(ROW_HASH.name))
+    same = known & (hashes[position] == numbers_of(now.column(ROW_HASH.name)))
     if same.all():
-        return Renewed(old if not lost else old.take(pa.array(position)), part, position, lost)
-    other = now.filter(pa.array(~same))
+        return Renewed(old if not lost else old.take(array_of(position)), part, position, lost)
+    other = now.filter(array_of(~same))
     fresh = _held(reading.picked(other.select(list(key))), other.num_rows, 2 * chunk_bytes - old.nbytes)
     if fresh is None:
         return None
@@ -156,7 +157,7 @@ def _renewed(
         )
     place = position.copy()
     place[~same] = old.num_rows + np.arange(other.num_rows)
-    taken = pa.array(place)
+    taken = array_of(place)
     # Column by column: all of them at once would lie in memory three times over.
     columns = [
         pa.chunked_array([*old.column(f.name).chunks, *fresh.column(f.name).chunks], f.type)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
+from ferry.arrow import constant
 from ferry.sources.facts import exact_sum
 
 _TURNED = 0x5555_5555_5555_5555
@@ -27,4 +28,4 @@ def added_up(hash_: sql.Composable) -> sql.Composed:
 
 def sum_of(hashes: pa.ChunkedArray) -> int:
     """The same sum over a column of hashes (int64) that are here."""
-    return int(exact_sum(pc.bit_wise_xor(hashes, pa.scalar(_TURNED, pa.int64()))) or 0)
+    return int(exact_sum(pc.bit_wise_xor(hashes, constant(_TURNED, pa.int64()))) or 0)

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from ferry.arrow import constant, numbers_of
 from ferry.errors import PermanentError, PromiseBroken
 from ferry.row_hashes import sum_of
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number, exact_sum, summable
@@ -34,6 +35,7 @@ MANIFEST = "manifest.json"
 DUPLICATES = "duplicates.parquet"
 ARRIVED = "arrived"
 LONGEST_NAME = 120
+_NO = constant(False, pa.bool_())
 
 
 @dataclass(frozen=True)
@@ -394,9 +396,9 @@ def remove(folder: UPath) -> None:
 
 def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
     """Where two columns hold the same, NULL being the same as NULL."""
-    same = pc.call_function("equal", [one, other]).fill_null(False).to_numpy(zero_copy_only=False)
+    same = numbers_of(pc.fill_null(pc.call_function("equal", [one, other]), _NO))
     if one.null_count and other.null_count:
-        same = same | (one.is_null().to_numpy() & other.is_null().to_numpy())
+        same = same | (numbers_of(one.is_null()) & numbers_of(other.is_null()))
     return same
 
 
@@ -422,7 +424,7 @@ def _write_parquet(table: pa.Table, sink: Any) -> None:
 
 def _table(body: bytes) -> pa.Table:
     """What `parquet` made; by one thread, for on files of this size several take four times the CPU."""
-    return pq.read_table(pa.BufferReader(body), use_threads=False)
+    return pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 import pyarrow.parquet as pq
 
+from ferry.arrow import array_of, constant, empty, numbers_of
 from ferry.contract import CompiledContract, compile_contract
 from ferry.contract.carried import python_values, shown
 from ferry.contract.verdict import MASK, withheld
@@ -60,7 +61,7 @@ class PartVerdict:
     @property
     def rejected(self) -> np.ndarray:
         """Numbers of the rejected rows, sorted, each once (int64)."""
-        return np.unique(self.errors.column("row").to_numpy())
+        return np.unique(numbers_of(self.errors.column("row")))
 
     def accepted(self) -> np.ndarray:
         """A mask over the rows: True for those that go on."""
@@ -79,7 +80,7 @@ class PartVerdict:
     @classmethod
     def from_bytes(cls, body: bytes) -> "PartVerdict":
         """Read what `to_bytes` wrote."""
-        table = pq.read_table(pa.BufferReader(body))
+        table = pq.ParquetFile(pa.BufferReader(body)).read()
         rows = int((table.schema.metadata or {})[b"rows"])
         if "path" not in table.column_names:  # as earlier versions wrote it
             table = table.append_column("path", pa.nulls(table.num_rows, pa.string()))
@@ -191,8 +192,8 @@ class Judge:
         again = was < 0
         again[~again] = ~PartVerdict.from_bytes(body).accepted()[was[~again]]
         other = np.flatnonzero(again)
-        errors = self.judge(table.take(pa.array(other)), None).errors
-        rows = pa.array(other[errors.column("row").to_numpy()], pa.int64())
+        errors = self.judge(table.take(array_of(other)), None).errors
+        rows = array_of(other[numbers_of(errors.column("row"))])
         return PartVerdict(table.num_rows, errors.set_column(0, ERRORS.field(0), rows))
 
     def recall(self, body: bytes, table: pa.Table) -> PartVerdict:
@@ -208,7 +209,7 @@ class Judge:
         if not mapped:
             return table, []
         numbers = np.flatnonzero(accepted)
-        some = table if len(numbers) == table.num_rows else table.take(pa.array(numbers))
+        some = table if len(numbers) == table.num_rows else table.take(array_of(numbers))
         made, failed = map_rows(mapped, some)
         errors = [self._unmade(one, failures, some, numbers) for one, failures in failed]
         if len(numbers) == table.num_rows:
@@ -244,7 +245,7 @@ class Judge:
             return None
         parts = []
         message = "the value is not of the type that is declared for its field"
-        for row in np.flatnonzero(table.column(UNFIT).is_valid().to_numpy()).tolist():
+        for row in np.flatnonzero(numbers_of(table.column(UNFIT).is_valid())).tolist():
             found = json.loads(table.column(UNFIT)[row].as_py(), parse_float=Decimal)
             for column, value in found.items():
                 text = MASK if column in self._personal else shown(str(value))
@@ -299,7 +300,7 @@ class Judge:
         for name in self._plan.source_key:
             column = table.column(name)
             if column.null_count:
-                rows = np.flatnonzero(pc.is_null(column).to_numpy(zero_copy_only=False)).tolist()
+                rows = np.flatnonzero(numbers_of(pc.is_null(column))).tolist()
                 found.append(_errors(rows, "contract", name, "null_key", None, "a key may not be NULL"))
         return pa.concat_tables(found) if found else None
 
@@ -332,7 +333,7 @@ class Judge:
                 reason = pa.array(["contract"] * errors.num_rows, pa.string())
                 found.append(pa.table({"row": rows, "reason": reason, **columns}).cast(ERRORS))
             offset += batch.num_rows
-        errors = pa.concat_tables(found) if found else ERRORS.empty_table()
+        errors = pa.concat_tables(found) if found else empty(ERRORS)
         for name, rows in unread:  # the contract saw NULL there, which says nothing of the source
             there = np.isin(errors.column("row").to_numpy(), rows)
             errors = errors.filter(
@@ -353,18 +354,15 @@ class Judge:
         parts = []
         for source, column in self._fits:
             if table.column(source).null_count:
-                rows = np.flatnonzero(
-                    pc.is_null(table.column(source)).to_numpy(zero_copy_only=False)
-                ).tolist()
+                rows = np.flatnonzero(numbers_of(pc.is_null(table.column(source)))).tolist()
                 message = f"{self._plan.target.label}.{column.name} is NOT NULL"
                 parts.append(_errors(rows, "target_refused", source, "not_null", None, message))
         for planned in self._plan.columns:
             length = self._plan.target.columns[planned.target].length
             values = table.column(planned.source)
             if length and pa.types.is_string(values.type):
-                long = (
-                    pc.greater(pc.utf8_length(values), length).fill_null(False).to_numpy(zero_copy_only=False)
-                )
+                longer = pc.greater(pc.utf8_length(values), constant(length, pa.int32()))
+                long = numbers_of(pc.fill_null(longer, constant(False, pa.bool_())))
                 if long.any():
                     message = f"{self._plan.target.label}.{planned.target} holds {length} characters"
                     parts.append(
@@ -401,7 +399,7 @@ def _first_reason(found: list[pa.Table | None]) -> pa.Table:
             errors = errors.filter(pa.array(fresh))
         kept.append(errors)
         taken.update(errors.column("row").to_pylist())
-    return pa.concat_tables(kept) if kept else ERRORS.empty_table()
+    return pa.concat_tables(kept) if kept else empty(ERRORS)
 
 
 def _numeric(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -7,11 +7,13 @@ repairs a rejected row has to see all of it, so it is read from the stage again,
 import json
 from itertools import groupby
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from ferry.arrow import array_of
 from ferry.errors import PermanentError
 from ferry.kept import NOT_WHOLE, as_rows, dumps
 from ferry.loader import Loader
@@ -53,7 +55,7 @@ def complete(loader: Loader) -> None:
 
 
 def _copy(connection: psycopg.Connection, table: pa.Table, rows: list[tuple[int, int]]) -> None:
-    numbers = pa.array([number for _, number in rows], pa.int64())
+    numbers = array_of(np.array([number for _, number in rows], np.int64))
     with connection.cursor() as cursor, cursor.copy("copy whole from stdin") as copy:
         for (id_, _), row in zip(rows, as_rows(table.take(numbers)), strict=True):
             copy.write_row((id_, Jsonb(row, dumps=dumps)))

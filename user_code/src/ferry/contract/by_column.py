@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic_core import SchemaValidator, ValidationError
 
+from ferry.arrow import array_of, numbers_of
 from ferry.contract import carried
 from ferry.contract.carried import INVALID_UTF8, Unreadable
 from ferry.contract.columnar import check_for
@@ -79,7 +80,7 @@ class ColumnJudge:
             if not len(doubted):
                 return
             with contextlib.suppress(pa.ArrowNotImplementedError):  # lists of views: all rows are shown
-                array, positions = array.take(pa.array(doubted)), doubted
+                array, positions = array.take(array_of(doubted)), doubted
         codes, distinct = _distinct(array)
         for start in range(0, len(distinct), _VALUES_AT_ONCE):
             part = distinct.slice(start, _VALUES_AT_ONCE)
@@ -119,4 +120,4 @@ def _distinct(array: pa.Array) -> tuple[np.ndarray, pa.Array]:
         values = values.view(array.type)
     elif isinstance(array, pa.ExtensionArray):
         values = pa.ExtensionArray.from_storage(array.type, values)
-    return encoded.indices.to_numpy(zero_copy_only=False), values
+    return numbers_of(encoded.indices), values

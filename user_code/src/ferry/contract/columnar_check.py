@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ferry.arrow import numbers_of
+
 Doubt = np.ndarray | None
 """One bool a row, True where a value is doubted; None when there is no doubt at all. Rows with NULL may say
 anything: `Check.nulls` decides those."""
@@ -32,7 +34,7 @@ class Check:
         doubted = self.values(array)
         if array.null_count == 0:
             return doubted
-        missing = array.is_null().to_numpy(zero_copy_only=False)
+        missing = numbers_of(array.is_null())
         if doubted is None:
             return None if self.nulls else missing
         return doubted & ~missing if self.nulls else doubted | missing

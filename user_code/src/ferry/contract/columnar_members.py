@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
+from ferry.arrow import array_of, numbers_of, texts
 from ferry.contract import carried
 from ferry.contract.columnar_check import Check, Doubt, Node, NotColumnar, Scope, no_doubt, only
 
@@ -43,13 +44,16 @@ def members(expected: set[tuple[type, object]], dtype: pa.DataType) -> Check:
     values = [value for kind, value in expected if kind is python]
     if python is int:
         values = [value for value in values if _fits(value, dtype)]
-    lookup = pa.array(sorted(values), type=dtype)  # type: ignore[type-var]
+    if python is str:
+        lookup = texts(sorted(values), dtype)  # type: ignore[type-var]
+    else:
+        lookup = array_of(np.array(sorted(values), dtype.to_pandas_dtype()))  # type: ignore[type-var]
 
     def outside(array: pa.Array) -> Doubt:
         import pyarrow.compute as pc
 
         listed = pc.call_function("is_in", [array], pc.SetLookupOptions(lookup))
-        return None if listed.true_count == len(array) else ~listed.to_numpy(zero_copy_only=False)
+        return None if listed.true_count == len(array) else ~numbers_of(listed)
 
     return Check(nulls=(type(None), None) in expected, values=outside)
 

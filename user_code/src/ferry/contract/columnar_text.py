@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
+from ferry.arrow import constant, numbers_of
 from ferry.contract.columnar_check import Doubt, Doubter, Node, NotColumnar
 from ferry.contract.columnar_numbers import either
 
@@ -73,7 +74,7 @@ def _wrong_length(array: pa.Array, shortest: int | None, longest: int | None) ->
         return None
     import pyarrow.compute as pc
 
-    lengths = pc.call_function("utf8_length", [array]).fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = numbers_of(pc.fill_null(pc.call_function("utf8_length", [array]), constant(0, pa.int32())))
     doubted = np.zeros(len(array), bool)
     if shortest is not None:
         doubted |= lengths < shortest

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ferry.arrow import empty
 from ferry.contract.carried import INVALID_UTF8, Unreadable, shown
 
 ERRORS_SCHEMA = pa.schema(
@@ -208,7 +209,7 @@ class Findings:
     def verdict(self) -> Verdict:
         """Everything that was found, ordered by row and within a row as it came."""
         if not self._rows:
-            return Verdict(np.empty(0, np.int64), ERRORS_SCHEMA.empty_table(), {})
+            return Verdict(np.empty(0, np.int64), empty(ERRORS_SCHEMA), {})
         row, pick = np.concatenate(self._rows), np.concatenate(self._picks)
         order = np.argsort(row, kind="stable")
         faults = pa.Table.from_batches(self._faults).combine_chunks().take(pa.array(pick[order]))

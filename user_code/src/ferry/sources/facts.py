@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 
+from ferry.arrow import numbers_of
+
 ROW_HASH = pa.field("_row_hash", pa.int64(), nullable=False)
 """The column of a row's hash, as the source computes it, beside the row's own columns (`Extraction.hashed`)."""
 
@@ -47,6 +49,6 @@ def exact_sum(column: pa.ChunkedArray) -> int | Decimal | None:
     if pa.types.is_integer(column.type):
         bounds = pc.min_max(column).as_py()
         if bounds["min"] is not None and max(abs(bounds["min"]), abs(bounds["max"])) * len(column) >= 2**62:
-            values = column.drop_null().to_numpy().astype(np.int64)
+            values = numbers_of(column.drop_null()).astype(np.int64)
             return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
     return pc.sum(column).as_py()

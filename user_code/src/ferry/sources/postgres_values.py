@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 
+from ferry.arrow import constant
 from ferry.catalogue import Column, Table, arrow_field
 from ferry.errors import PermanentError
 from ferry.sources.shape import UNFIT
@@ -58,9 +59,9 @@ def conform(
 
 
 def _without_nan(column: pa.Array, name: str, unfit: dict[int, dict[str, str]]) -> pa.Array:
-    is_nan = pc.equal(column, _NAN)
+    is_nan = pc.equal(column, constant(_NAN, pa.string()))
     if not pc.any(is_nan).as_py():
         return column
     for row in np.flatnonzero(pc.fill_null(is_nan, fill_value=False).to_numpy(zero_copy_only=False)).tolist():
         unfit.setdefault(row, {})[name] = "NaN"
-    return pc.if_else(is_nan, pa.scalar(None, column.type), column)
+    return pc.if_else(is_nan, constant(None, column.type), column)

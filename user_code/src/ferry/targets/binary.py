@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
+from ferry.arrow import constant
+
 # Encoded, they stay below the size from which the C library asks the system for new pages each time (`ferry.memory`).
 _ROWS_AT_ONCE = 4_096
 
@@ -26,9 +28,9 @@ def since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
     subtraction does not check, and the encoder's own would stop the chunk.
     """
     if pa.types.is_timestamp(column.type):
-        return pc.subtract(pc.cast(column, pa.int64()), pa.scalar(946_684_800_000_000, pa.int64()))
+        return pc.subtract(pc.cast(column, pa.int64()), constant(946_684_800_000_000, pa.int64()))
     if pa.types.is_date32(column.type):
-        return pc.subtract(pc.cast(column, pa.int32()), pa.scalar(10_957, pa.int32()))
+        return pc.subtract(pc.cast(column, pa.int32()), constant(10_957, pa.int32()))
     return column
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg import sql
 
+from ferry.arrow import array_of, constant, numbers_of
 from ferry.edges import EdgePlan
 from ferry.id_map import map_table
 from ferry.plan import EntityPlan
@@ -129,8 +130,8 @@ class DirectLoad:
         take, left = numbers[~missing], numbers[missing]
         if not len(take):
             return Written(0, Decimal(0), left)
-        rows = table if len(take) == table.num_rows else table.take(pa.array(take))
-        filled = {name: new.filter(pa.array(~missing)) for name, (new, _) in parents.items()}
+        rows = table if len(take) == table.num_rows else table.take(array_of(take))
+        filled = {name: new.filter(array_of(~missing)) for name, (new, _) in parents.items()}
         keys = self._keys(len(take))
         if keys is not None:
             filled[plan.target_key[0]] = keys
@@ -149,8 +150,8 @@ class DirectLoad:
         """Of each row the parent's new key (int64, NULL where there is none), and where one should be and is not."""
         old = table.column(edge.source_columns[0]).combine_chunks()
         if len(numbers) != table.num_rows:
-            old = old.take(pa.array(numbers))
-        absent = old.is_null().to_numpy(zero_copy_only=False)
+            old = old.take(array_of(numbers))
+        absent = numbers_of(old.is_null())
         if absent.all():
             return pa.nulls(len(old), pa.int64()), np.zeros(len(old), dtype=bool)
         there, new = self._pairs(edge, old)
@@ -158,10 +159,11 @@ class DirectLoad:
         there, new = there[order], new[order]
         if not len(there):
             return pa.nulls(len(old), pa.int64()), ~absent
-        wanted = pc.fill_null(pc.cast(old, pa.int64()), 0).to_numpy()
+        wanted = numbers_of(pc.fill_null(pc.cast(old, pa.int64()), constant(0, pa.int64())))
         position = np.minimum(np.searchsorted(there, wanted), len(there) - 1)
         found = (there[position] == wanted) & ~absent
-        return pa.array(new[position], pa.int64(), mask=~found), ~found & ~absent
+        keys = pc.if_else(array_of(found), array_of(new[position]), constant(None, pa.int64()))
+        return keys, ~found & ~absent
 
     def _pairs(self, edge: EdgePlan, wanted: pa.Array) -> list[np.ndarray]:
         """Old and new keys of a parent, in any order; at least those of the old keys that are wanted."""
@@ -197,7 +199,7 @@ class DirectLoad:
         drawn = sql.SQL("select nextval({}::regclass) as n0 from generate_series(1, {})").format(
             sequence, sql.Literal(rows)
         )
-        return pa.array(read_numbers(self.connection, drawn, 1)[0])
+        return array_of(read_numbers(self.connection, drawn, 1)[0])
 
     def _mine(self, keys: pa.Array | pa.ChunkedArray) -> sql.Composable:
         """Which rows `t` this transaction writes, where `keys` is the first column of their key; called before.

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
+from ferry.arrow import array_of
 from ferry.catalogue import as_text
 from ferry.plan import EntityPlan
 from ferry.targets.binary import sent_as, since_2000
@@ -65,8 +66,8 @@ def incoming_rows(
     fields = incoming_fields(plan)
     picked = _with_key(plan, table).select([field.name for field in fields])
     if len(numbers) != table.num_rows:
-        picked = picked.take(pa.array(numbers))
-    row = pa.chunked_array([pa.array(numbers if shown is None else shown[numbers], pa.int64())])
+        picked = picked.take(array_of(numbers))
+    row = pa.chunked_array([array_of(numbers if shown is None else shown[numbers])])
     schema = pa.schema([pa.field(ROW, pa.int64()), *map(sent_as, fields)])
     return pa.table([row, *map(since_2000, picked.columns)], schema=schema)
 
