@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from asking import Dagster, free_port, wait_for
 from dagster import DagsterInstance
+
+from asking import Dagster, free_port, wait_for
 from migrating import Migrating
 
 TESTS = Path(__file__).parent
