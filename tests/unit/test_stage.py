@@ -186,6 +186,22 @@ def test_the_manifest_is_plain_json(stage: Stage, tmp_path: Path) -> None:
     assert found["content_hash"] == manifest.content_hash
 
 
+def test_a_part_that_was_given_out_is_not_kept(stage: Stage) -> None:
+    """While one part is loaded the next one is read: the stage itself holds on to no row of it."""
+
+    def arriving() -> Iterator[pa.RecordBatch]:
+        yield batch(0, 3000)
+        held.append(pa.total_allocated_bytes() - before)
+        yield batch(3000, 10)
+
+    held: list[int] = []
+    before = pa.total_allocated_bytes()
+    parts = stage.write(arriving(), SCHEMA, chunk_rows=1000, chunk_bytes=2**20)
+    sizes = [next(parts)[1].nbytes for _ in range(3)]
+    assert next(parts)[1].num_rows == 10
+    assert held[0] < sizes[-1] / 10
+
+
 @given(
     sizes=st.lists(st.integers(0, 40), max_size=8),
     rows=st.integers(1, 30),

@@ -166,6 +166,7 @@ def one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
             yield item
+            del item  # or it would be kept until the next one has come
 
 
 def open_source(migration: Migration, name: str, settings: Settings) -> Source:

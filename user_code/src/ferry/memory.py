@@ -5,11 +5,18 @@ import ctypes
 import resource
 from pathlib import Path
 
-import pyarrow as pa
-
 STATUS = Path("/proc/self/status")
 # glibc's names for what `mallopt` sets.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+
+
+def few_heaps() -> None:
+    """Make all threads share one heap of the C library; before any of them begins, as a heap once made stays.
+
+    Each partition has threads of its own, and what they leave in heaps of theirs nobody else would use.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
 
 
 def give_back() -> None:
@@ -17,13 +24,14 @@ def give_back() -> None:
 
     Left to themselves both keep them for later, and a process that carries parts of some MiB ends at 50 MiB more.
     """
+    import pyarrow as pa  # here, as `few_heaps` comes before anything large is imported
+
+    few_heaps()
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 2**20)
         libc.mallopt(M_TRIM_THRESHOLD, 8 * 2**20)
-        # Each partition has threads of its own, and what they leave in an arena of theirs nobody else would use.
-        libc.mallopt(M_ARENA_MAX, 2)
 
 
 def peak_mib() -> float:

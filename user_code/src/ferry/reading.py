@@ -156,6 +156,7 @@ def _extract(
                 _hand_over(
                     plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen
                 )
+                del table  # or it would be kept until the next one is read
             manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
     if LOADED not in wanted:
         work.stage.forget_arrived()
@@ -195,6 +196,7 @@ def _changed(
                 if not one.lost and one.earlier.number == part.number:
                     seen = Seen(one.earlier.content_hash, one.same)
             _hand_over(plan, work, stage.stage_id, part, table, None, judge, wanted, send, seen, verdict)
+            del one, table  # or they would be kept until the next ones have come
         return stage.seal(facts.wait(), None, reading.taken_at, since="" if lost else earlier.content_hash)
     except PromiseBroken:
         stage.doubt(earlier)
@@ -271,8 +273,17 @@ def _read_back(
     check_stage(plan, manifest)
     duplicates = work.stage.duplicates(manifest)
     for part in manifest.parts:
-        table = work.stage.read(manifest, part)
-        _hand_over(plan, work, manifest.stage_id, part, table, duplicates, judge, wanted, send)
+        _hand_over(
+            plan,
+            work,
+            manifest.stage_id,
+            part,
+            work.stage.read(manifest, part),
+            duplicates,
+            judge,
+            wanted,
+            send,
+        )
     if VALIDATED in wanted:
         send(Judged(work.partition, manifest, work.tally, time.monotonic() - work.began))
     send(End(work.partition, manifest))
@@ -292,7 +303,8 @@ def _hand_over(
     verdict: PartVerdict | None = None,
 ) -> None:
     if work.sample is None:
-        work.sample = table.slice(0, 5)
+        # Copied: a slice would keep its whole part alive until the partition ends.
+        work.sample = pa.Table.from_pylist(table.slice(0, 5).to_pylist(), schema=table.schema)
     if not wanted & {VALIDATED, LOADED}:
         return send(Progress(plan.name, work.partition, part.rows, RAW))
     name = _verdict_file(judge, part)

@@ -108,8 +108,7 @@ class Stage:
         """
         self.begin(schema, hashed=hashed)
         whole = schema.append(ROW_HASH) if hashed else schema
-        for table in cut(batches, whole, chunk_rows, chunk_bytes):
-            yield self.add(table)
+        yield from map(self.add, cut(batches, whole, chunk_rows, chunk_bytes))
 
     def begin(self, schema: pa.Schema, *, hashed: tuple[str, ...] = ()) -> None:
         """Begin to write a stage, one part after the other; with `hashed` if the rows come with `ROW_HASH`."""
@@ -449,6 +448,13 @@ def cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: i
 
     Cutting by count makes the parts of an unchanged source the same each time, whatever the driver's batches are.
     """
+
+    def joined() -> pa.Table:
+        # Nothing of a part that was given out stays here: while it is loaded, the next one is read.
+        table = pa.Table.from_batches(held, schema).combine_chunks()
+        held.clear()
+        return table
+
     held: list[pa.RecordBatch] = []
     count = total = 0
     for batch in batches:
@@ -460,7 +466,8 @@ def cut(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int, size: i
             count, total = count + take, total + take * width
             batch = batch.slice(take)
             if count >= rows or total >= size:
-                yield pa.Table.from_batches(held, schema).combine_chunks()
-                held, count, total = [], 0, 0
+                count = total = 0
+                yield joined()
+        del batch
     if held:
-        yield pa.Table.from_batches(held, schema).combine_chunks()
+        yield joined()

@@ -5,6 +5,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ferry.memory import few_heaps
+
+few_heaps()
+
 
 @contextmanager
 def importing() -> Iterator[None]:
