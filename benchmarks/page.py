@@ -190,7 +190,8 @@ what the UI asks when somebody clicks. Seconds from the click to the materializa
 
 Most of the difference is the policy: one run for all partitions, not one for each. The rest is that the daemon looks at
 backfills when something has happened to one ([ferry_daemon.py](../deploy/daemon/ferry_daemon.py)), not every thirty
-seconds, that connections to Dagster's database are kept, and that a run imports no more than it needs.
+seconds, that connections to Dagster's database are kept, and that a run imports no more than it needs and looks for
+no garbage meanwhile.
 
 Where the seconds of one small run go (medians; the load average before, between and after was
 {", ".join(map(str, one["load_average"]))} on {one["cores"]} cores):

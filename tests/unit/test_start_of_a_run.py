@@ -4,6 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "launcher"))
+
+from ferry_launcher.launcher import STARTED
 
 LATE = {
     "pandas",
@@ -22,6 +28,7 @@ LATE = {
 SCRIPT = """
 import json, sys
 import shop.definitions
+from ferry.components import declared_in
 made = shop.definitions.defs().get_repository_def()
 graph = made.asset_graph
 print(json.dumps({
@@ -30,11 +37,12 @@ print(json.dumps({
     "checks": sorted(f"{key.asset_key.to_user_string()} {key.name}" for key in graph.asset_check_keys),
     "jobs": sorted(job.name for job in made.get_all_jobs()),
     "documented": list(made.metadata),
+    "kept": declared_in(shop.definitions.DEFS) is declared_in(shop.definitions.DEFS),
 }))
 """
 
 
-def located(**environment: str) -> dict[str, list[str]]:
+def located(**environment: str) -> dict[str, Any]:
     """What a new process that loads the shop's code location has imported and defined."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
@@ -52,6 +60,8 @@ def test_a_run_imports_no_more_than_it_needs_and_has_the_same_definitions() -> N
     assert not LATE & set(run["modules"])
     assert run["documented"] == []
     assert server["documented"] != [], "the UI has no documentation of component types to show"
+    assert run["kept"], "Dagster asks twice, and a run's folder does not change"
+    assert not server["kept"], "whoever reloads the code location would see what was there before"
     for what in ("assets", "checks", "jobs"):
         assert run[what] == server[what] != []
 
@@ -79,3 +89,18 @@ print(gc.get_freeze_count() > len(made), gc.isenabled())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3
+
+
+def test_a_container_of_a_run_is_dagster_without_a_search_for_garbage_in_what_it_imports() -> None:
+    """The launcher's words for `dagster` take its arguments, end with its status, set aside what they import."""
+    python, *options, program = STARTED
+    told = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.isenabled()));"
+    )
+    words = ("api", "execute_run", "--no-such-option")
+    done = subprocess.run([sys.executable, *options, told + program, *words], capture_output=True, text=True)
+    plain = subprocess.run([sys.executable, "-m", "dagster", *words], capture_output=True, text=True)
+    assert python == "python"
+    assert done.stdout.split() == ["True", "True"]
+    assert done.returncode == plain.returncode == 2
+    assert done.stderr.splitlines()[-1] == plain.stderr.splitlines()[-1] != ""

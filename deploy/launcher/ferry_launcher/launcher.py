@@ -23,6 +23,13 @@ from ferry_launcher.memory import (
     parse_size,
 )
 
+DAGSTER = ["dagster"]
+STARTED = ["python", "-P", "-c", "import gc; gc.disable(); import ferry_storage; from dagster._cli import main; "
+           "gc.freeze(); gc.enable(); main()"]  # fmt: skip
+"""A run's container begins with these words in place of `dagster`: the same program, which looks for no garbage while
+it imports Dagster and the storage (0.8 s of CPU instead of 1.5). They ask nothing of an image that it has not had for
+long: a run that waited in the queue while the platform was updated gets the image of its day."""
+
 PROJECT_LABEL = "ferry/project"
 """On every run container: the Compose project that it belongs to, so that `make down` finds it."""
 
@@ -103,6 +110,8 @@ class FerryRunLauncher(DockerRunLauncher):
         self._instance.report_engine_event(
             f"Memory limit {format_size(limit.size)}: {limit.why}.", run, cls=self.__class__
         )
+        if command[:1] == DAGSTER:
+            command = [*STARTED, *command[1:]]
         try:
             super()._launch_container_with_command(run, docker_image, command)
         except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
