@@ -73,6 +73,8 @@ class Extraction(Protocol):
     """The source's clock at that moment, as text."""
     may_repeat_keys: bool
     """Whether a key can be there twice; False when the source itself makes sure of it."""
+    hashes_way: str = ""
+    """What the source's server says to `row_hashes.WAY`; empty if the hashes of rows are not PostgreSQL's."""
     hashed: bool = False
     """Whether rows come with `ROW_HASH`; then spans of them, their hashes alone, and single rows can be had."""
 

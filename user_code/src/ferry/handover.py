@@ -15,6 +15,7 @@ from ferry.ledger import Outcomes
 from ferry.load import Seen, load_part
 from ferry.loader import Loader
 from ferry.reconcile import Reconciliation
+from ferry.row_hashes import SourceHashes
 from ferry.stage import Manifest, Part
 from ferry.verdict import PartVerdict, Tally
 
@@ -99,7 +100,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one part with their verdict, and which of them are as they were in the stage before."""
+    """The rows of one part with their verdict, which of them are as they were in the stage before, and hashes."""
 
     partition: str
     stage_id: str
@@ -107,14 +108,16 @@ class Rows:
     table: pa.Table
     verdict: PartVerdict
     seen: Seen | None = None
+    hashes: SourceHashes | None = None
 
     def load(self, before: dict[int, dict[str, Any]]) -> Callable[[Loader], Chunk]:
         """What a loader has to do with them; `before` is what the ledger says of the partition's chunks."""
 
         def by(loader: Loader) -> Chunk:
             outcomes, skipped = load_part(
-                loader, self.stage_id, self.partition, self.part, self.table, self.verdict, before, self.seen
-            )
+                loader, self.stage_id, self.partition, self.part, self.table, self.verdict, before, self.seen,
+                self.hashes,
+            )  # fmt: skip
             return Chunk(self.partition, self.part.rows, outcomes, skipped)
 
         return by

@@ -17,6 +17,7 @@ from ferry.aside import forget_aside, keep_rejected, repeats_as_before
 from ferry.kept import keys_of
 from ferry.ledger import Outcomes
 from ferry.loader import Loader
+from ferry.row_hashes import SourceHashes
 from ferry.stage import Part
 from ferry.targets.direct import DirectLoad, OtherwiseError
 from ferry.targets.errors import PASSING, REFUSALS, refusal, told
@@ -58,6 +59,7 @@ def load_part(
     verdict: PartVerdict,
     before: dict[int, dict[str, Any]],
     seen: Seen | None = None,
+    hashes: SourceHashes | None = None,
 ) -> tuple[Outcomes, bool]:
     """Load one part, unless the ledger shows that the same content was loaded under the same plan.
 
@@ -72,6 +74,7 @@ def load_part(
         verdict: which of them are accepted.
         before: `ledger.chunk_state` of the partition.
         seen: which rows are as they were in the stage before, if they can be told.
+        hashes: of all rows of the table, if the source computed them.
 
     Returns:
         The outcomes, and whether the chunk was skipped.
@@ -101,7 +104,9 @@ def load_part(
         if loader.direct and not before and partition not in loader.the_long_way:
             try:
                 with loader.connection.transaction():
-                    loaded = _load_directly(loader, loader.direct, partition, part, table, verdict, where)
+                    loaded = _load_directly(
+                        loader, loader.direct, partition, part, table, verdict, hashes, where
+                    )
                     return keep(loaded), False
             except OtherwiseError:
                 pass
@@ -201,13 +206,14 @@ def _load_directly(
     part: Part,
     table: pa.Table,
     verdict: PartVerdict,
+    hashes: SourceHashes | None,
     where: str,
 ) -> Loaded:
     """Load a part of which nothing is in the target yet; rows whose parent has no key go the long way."""
     attempts, _ = forget_aside(loader, partition, part.number)
     numbers = np.flatnonzero(verdict.accepted()).astype(np.int64)
     sent = table if verdict.sent is None else verdict.sent
-    written = direct.write(sent, numbers, partition)
+    written = direct.write(sent, numbers, partition, hashes)
     loader.connection.execute("set constraints all immediate")
     loaded = Loaded(Outcomes(inserted=written.rows), written.row_hash)
     loaded.add(_rows(loader, sent, written.left, partition, part.number, known=False))

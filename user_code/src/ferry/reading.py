@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from ferry.arrow import array_of
 from ferry.delta import renewed, tells_changes
 from ferry.drift import check_source, check_stage, difference
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
@@ -29,6 +31,7 @@ from ferry.handover import (
 )
 from ferry.load import Seen
 from ferry.plan import EntityPlan, MigrationPlan
+from ferry.row_hashes import SourceHashes
 from ferry.settings import Settings
 from ferry.sources.facts import Facts
 from ferry.stage import Manifest, Part, Stage
@@ -143,7 +146,7 @@ def _extract(
         ):
             manifest = _changed(plan, work, settings, reading, earlier, facts, judge, wanted, send)
         else:
-            for part, table in work.stage.write(
+            for part, table, hashes in work.stage.write(
                 reading.batches(),
                 reading.schema,
                 chunk_rows=settings.chunk_rows,
@@ -153,10 +156,12 @@ def _extract(
                 seen = None
                 if LOADED in wanted and earlier is not None:
                     seen = _seen(plan, work, earlier, part, table)
+                told = SourceHashes(hashes, reading.hashes_way) if hashes is not None else None
                 _hand_over(
-                    plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen
-                )
-                del table  # or it would be kept until the next one is read
+                    plan, work, work.stage.stage_id, part, table, duplicates, judge, wanted, send, seen,
+                    hashes=told,
+                )  # fmt: skip
+                del table, hashes, told  # or they would be kept until the next ones are read
             manifest = work.stage.seal(facts.wait(), duplicates, reading.taken_at)
     if LOADED not in wanted:
         work.stage.forget_arrived()
@@ -188,7 +193,7 @@ def _changed(
             lost = lost or one.lost
             if not one.rows.num_rows:
                 continue
-            part, table = stage.add(one.rows)
+            part, table, _ = stage.add(one.rows)
             seen = verdict = None
             if one.earlier:
                 kept = stage.read_beside(earlier.stage_id, _verdict_file(judge, one.earlier))
@@ -301,10 +306,11 @@ def _hand_over(
     send: Callable[[Any], None],
     seen: Seen | None = None,
     verdict: PartVerdict | None = None,
+    hashes: SourceHashes | None = None,
 ) -> None:
     if work.sample is None:
         # Copied: a slice would keep its whole part alive until the partition ends.
-        work.sample = pa.Table.from_pylist(table.slice(0, 5).to_pylist(), schema=table.schema)
+        work.sample = table.take(array_of(np.arange(min(5, table.num_rows))))
     if not wanted & {VALIDATED, LOADED}:
         return send(Progress(plan.name, work.partition, part.rows, RAW))
     name = _verdict_file(judge, part)
@@ -313,7 +319,7 @@ def _hand_over(
     if VALIDATED in wanted:
         work.stage.write_beside(stage_id, name, verdict.to_bytes())
     work.tally.add(verdict)
-    send(Rows(work.partition, stage_id, part, table, verdict, seen))
+    send(Rows(work.partition, stage_id, part, table, verdict, seen, hashes))
     if LOADED not in wanted:
         send(Progress(plan.name, work.partition, part.rows, VALIDATED))
     return None

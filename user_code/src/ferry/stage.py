@@ -101,8 +101,8 @@ class Stage:
         chunk_rows: int,
         chunk_bytes: int,
         hashed: tuple[str, ...] = (),
-    ) -> Iterator[tuple[Part, pa.Table]]:
-        """Write parts as rows arrive; each is given out, with its rows in memory, as soon as it is whole.
+    ) -> Iterator[tuple[Part, pa.Table, pa.ChunkedArray | None]]:
+        """Write parts as rows arrive; each is given out as `add` does, as soon as it is whole.
 
         Call `seal` afterwards; without it the stage never becomes current.
         """
@@ -118,8 +118,8 @@ class Stage:
         self._schema = schema
         self._hashed, self._hashes = hashed, 0
 
-    def add(self, table: pa.Table) -> tuple[Part, pa.Table]:
-        """Write one part; returns it with its rows, without their hashes."""
+    def add(self, table: pa.Table) -> tuple[Part, pa.Table, pa.ChunkedArray | None]:
+        """Write one part; returns it with its rows, and their hashes apart from them if they came with such."""
         number = len(self._parts)
         file = f"part-{number:05d}.parquet"
         rows = table.num_rows
@@ -127,15 +127,17 @@ class Stage:
             told = _Told(opened)
             _write_parquet(table, told)
         self._parts.append(Part(number, file, rows, told.bytes, told.hash.hexdigest()))
+        hashes = None
         if self._hashed:
-            self._hashes += sum_of(table.column(ROW_HASH.name))
+            hashes = table.column(ROW_HASH.name)
+            self._hashes += sum_of(hashes)
             table = table.drop_columns([ROW_HASH.name])
         for name in self._totals:
             total = exact_sum(table.column(name))
             if total is not None:
                 before = self._totals[name]
                 self._totals[name] = total if before is None else before + total
-        return self._parts[-1], table
+        return self._parts[-1], table, hashes
 
     def seal(self, facts: Facts, duplicates: pa.Table | None, taken_at: str, *, since: str = "") -> Manifest:
         """Make the stage that was just written the current one, once it agrees with what the source counted.

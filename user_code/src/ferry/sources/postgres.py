@@ -22,6 +22,7 @@ from ferry.declaration import Migration
 from ferry.errors import PermanentError, TransientError
 from ferry.extract import WHOLE, Arrived, Extraction, Source, Span, one_ahead
 from ferry.partition import Scheme, scheme_of
+from ferry.row_hashes import WAY
 from ferry.settings import Settings
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number
 from ferry.sources.page import canonical
@@ -194,10 +195,12 @@ class PostgresExtraction(Extraction):
         self._control.execute("set transaction isolation level repeatable read, read only")
         # Two scans that start at different blocks, or workers that race, would give the same rows in another order.
         self._control.execute("set local synchronize_seqscans = off")
-        row = self._control.execute("select pg_export_snapshot(), now()").fetchone()
+        way = WAY if self._control.info.server_version >= HASHES_ROWS else sql.SQL("''")
+        row = self._control.execute(sql.SQL("select pg_export_snapshot(), now(), {}").format(way)).fetchone()
         assert row is not None
         self._snapshot: str = row[0]
         self.taken_at: str = row[1].isoformat()
+        self.hashes_way: str = row[2]
         self._tables: dict[str, Table] = {}
         self._table = self._there(self._name)
         self._sent = pa.schema([arrow_field(column) for column in self._table.columns.values()])

@@ -34,21 +34,26 @@ def since_2000(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def copy_in(connection: psycopg.Connection, into: sql.Composable, rows: pa.Table) -> None:
+def copy_in(connection: psycopg.Connection, into: sql.Composable, rows: pa.Table) -> int:
     """`COPY` rows into `into` (a table, or a table and its columns), in the transaction that is open.
 
     Args:
         connection: the target's.
         into: what follows `copy`; the columns have the types that `sent_as` stands for.
         rows: the columns in the same order, as `sent_as` and `since_2000` made them.
+
+    Returns:
+        How many rows the server says it has written.
     """
     encoder = pgpq.ArrowToPostgresBinaryEncoder(rows.schema)
     statement = sql.SQL("copy {} from stdin (format binary)").format(into)
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.write(encoder.write_header())
-        for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
-            copy.write(encoder.write_batch(batch))
-        copy.write(encoder.finish())
+    with connection.cursor() as cursor:
+        with cursor.copy(statement) as copy:
+            copy.write(encoder.write_header())
+            for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
+                copy.write(encoder.write_batch(batch))
+            copy.write(encoder.finish())
+        return cursor.rowcount
 
 
 def read_numbers(connection: psycopg.Connection, query: sql.Composed, columns: int) -> list[np.ndarray]:

@@ -7,9 +7,10 @@ can be done while they are encoded: draw their keys from the target's sequence, 
 
 Whatever is otherwise shows itself, and takes the long way: a key that is there already breaks a unique constraint, a
 value that the target refuses breaks the `COPY`, and rows whose parent has no key yet are named in the result. The hash
-is that of what the target holds afterwards.
+is the source's own where its rows hash as those of the target do, else that of what the target holds afterwards.
 """
 
+import functools
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -23,9 +24,9 @@ from ferry.arrow import array_of, constant, numbers_of
 from ferry.edges import EdgePlan
 from ferry.id_map import map_table
 from ferry.plan import EntityPlan
-from ferry.row_hashes import added_up
+from ferry.row_hashes import WAY, SourceHashes, added_up, sum_of
 from ferry.targets.binary import copy_in, read_numbers, sent_as, since_2000
-from ferry.targets.postgres.hashes import holds_what_is_sent, row_hash
+from ferry.targets.postgres.hashes import hashed_alike, holds_what_is_sent, row_hash
 from ferry.targets.postgres.resolve import in_doubt
 from ferry.targets.types import wire_type
 
@@ -110,13 +111,31 @@ class DirectLoad:
         self.plan, self.connection = plan, connection
         self._end = 0
 
-    def write(self, table: pa.Table, numbers: np.ndarray, partition: str) -> Written:
+    @functools.cached_property
+    def _way(self) -> str | None:
+        """How the target hashes its rows (`WAY`); None if they never hash to what those of the source do."""
+        if self.plan.has_map or not hashed_alike(self.plan):
+            return None
+        row = self.connection.execute(
+            sql.SQL(
+                "select {} where not exists (select from pg_attribute a join pg_collation c on c.oid = a.attcollation"
+                " where a.attrelid = %s::regclass and not c.collisdeterministic)"
+            ).format(WAY),
+            (self.plan.target.identifier.as_string(self.connection),),
+        ).fetchone()
+        return row[0] if row else None
+
+    def write(
+        self, table: pa.Table, numbers: np.ndarray, partition: str, hashes: SourceHashes | None = None
+    ) -> Written:
         """Write rows in the open transaction, which must have no savepoint: its id tells the rows afterwards.
 
         Args:
             table: the rows, with the columns of `EntityPlan.sent`.
             numbers: which of them; rows whose parent has no new key are left alone.
             partition: what the map records.
+            hashes: of all rows of the table, as the source has them. Where the target's are the same, its own are
+                not computed now: reconciliation holds what it has against those of the source.
 
         Raises:
             OtherwiseError: the rows do not fit, or the target holds another number of them. Roll back.
@@ -136,14 +155,17 @@ class DirectLoad:
         if keys is not None:
             filled[plan.target_key[0]] = keys
         columns = self._filled(rows, filled)
-        mine = self._mine(columns[plan.target_key[0]])
-        self._copy(columns)
-        if plan.has_map:
-            written, row_hash = self._mapped(rows, columns, partition, mine)
+        if hashes and hashes.way == self._way:
+            written = self._copy(columns)
+            values = hashes.values if len(take) == table.num_rows else hashes.values.take(array_of(take))
+            row_hash = Decimal(sum_of(values))
         else:
-            written, row_hash = self._hashed(mine)
+            mine = self._mine(columns[plan.target_key[0]])
+            self._copy(columns)
+            found = self._mapped(rows, columns, partition, mine) if plan.has_map else self._hashed(mine)
+            written, row_hash = found
         if written != len(take):
-            raise OtherwiseError(f"{written} of {len(take)} rows were found where they should be")
+            raise OtherwiseError(f"{written} of {len(take)} rows are where they should be")
         return Written(written, row_hash, left)
 
     def _parents(self, edge: EdgePlan, table: pa.Table, numbers: np.ndarray) -> tuple[pa.Array, np.ndarray]:
@@ -240,9 +262,9 @@ class DirectLoad:
             columns[name] = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
         return columns
 
-    def _copy(self, columns: dict[str, pa.ChunkedArray]) -> None:
+    def _copy(self, columns: dict[str, pa.ChunkedArray]) -> int:
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
-        copy_in(
+        return copy_in(
             self.connection, sql.SQL("{} ({})").format(self.plan.target.identifier, names), _encoded(columns)
         )
 

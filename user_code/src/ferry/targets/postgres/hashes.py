@@ -4,6 +4,8 @@ from psycopg import sql
 
 from ferry.catalogue import Column
 from ferry.plan import EntityPlan
+from ferry.row_hashes import SAME_HASH
+from ferry.sources.shape import UNFIT
 
 HASHED = (
     "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "bpchar", "bool", "date", "timestamp",
@@ -22,6 +24,32 @@ def row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
             sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, _named(alias, name)))
         )
     return sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(parts))
+
+
+def hashed_alike(plan: EntityPlan) -> bool:
+    """Whether a row of the target hashes to what the source's row does, on servers that hash alike (`WAY`).
+
+    All columns of the source, in their order and as they are, are all that is written.
+    """
+    carried = {one.target: one.source for one in plan.columns}
+    names = tuple(dict.fromkeys((*plan.target_key, *plan.written)))
+    there = [column for column in plan.source.columns.values() if column.name != UNFIT]
+
+    def alike(one: Column, other: Column) -> bool:
+        exact = one.base_type != "numeric" or one.scale is not None
+        return (
+            exact
+            and one.category == other.category == "b"
+            and one.base_type in SAME_HASH
+            and SAME_HASH[one.base_type] == SAME_HASH.get(other.base_type)
+        )
+
+    return (
+        not plan.changes
+        and not plan.edges
+        and [carried.get(name) for name in names] == [column.name for column in there]
+        and all(alike(one, plan.target.columns[name]) for one, name in zip(there, names, strict=True))
+    )
 
 
 def comparable(plan: EntityPlan, alias: str, name: str) -> sql.Composable:
