@@ -10,6 +10,7 @@ import pytest
 from conftest import Shop
 from ferry import cli
 from migrating import Migrating, declarations_by_year
+from small import Small
 
 Refuse = Callable[..., str]
 
@@ -259,3 +260,25 @@ def test_planning_writes_nothing(by_year: Migrating, monkeypatch: pytest.MonkeyP
     assert by_year.row_versions("public") == before
     with by_year.target() as target:
         assert target.execute("select to_regnamespace('ferry')").fetchone() == (None,)
+
+
+def test_a_plan_says_which_contract_can_never_hold(new_database: Callable[..., str], tmp_path: Path) -> None:
+    """A number asked of text is told before a run rejects every row; what `parse` reads is not, nor what may pass."""
+    small = Small(new_database, tmp_path)
+    small.source(
+        "create table places (id bigint primary key, zip text, floors text, area numeric(9, 2), note text)"
+    )
+    small.target(
+        "create table places (new_id bigint generated always as identity primary key, zip text, floors int,"
+        " area numeric(9, 2), note text)"
+    )
+    small.declare(
+        "places",
+        "id: int; zip: int | None; floors: int | None; area: decimal.Decimal | None; note: Literal['a'] | None",
+        parse={"floors": "integer"},
+    )
+    said = small.migrating.ferry("plan", "--json")
+    assert [list(one["hopeless"]) for one in json.loads(said.stdout)] == [["zip"]]
+    assert "places.zip: every value will be rejected" in " ".join(
+        small.migrating.ferry("plan").stdout.split()
+    )

@@ -692,3 +692,32 @@ def test_what_changes_no_verdict_changes_no_fingerprint(edit: Edit, tmp_path: Pa
 def test_what_may_change_a_verdict_changes_the_fingerprint(edit: Edit, tmp_path: Path) -> None:
     """Rules, types, names, masks and what validators do, down to the helpers and constants that they use."""
     assert fingerprint_of(edit(BASE), tmp_path) != fingerprint_of(BASE, tmp_path)
+
+
+@given(
+    kind=st.sampled_from([int, str, bool, float, Decimal, dt.date, dt.datetime, Literal["a"], int | str]),
+    optional=st.booleans(),
+    column=st.sampled_from([
+        pa.array(["", "1", "a", "2020-01-01", "true"]),
+        pa.array([-1, 0, 1, 2**40]),
+        pa.array([0.0, 1.5]),
+        pa.array([True, False]),
+        pa.array([Decimal("0.00"), Decimal("1.50")]),
+        pa.array([dt.date(2020, 1, 1)]),
+        pa.array([dt.datetime(2020, 1, 1), dt.datetime(2020, 1, 1, 1)], pa.timestamp("us")),
+        pa.array([b"1"]),
+    ]),
+)  # fmt: skip
+def test_a_column_is_hopeless_if_its_type_is_refused(kind: Any, optional: bool, column: pa.Array) -> None:
+    """Of a hopeless column every value is rejected; of the others one passes, or is rejected for what it is."""
+    compiled = compile_contract(contract_of(value=kind | None if optional else kind))
+    verdict = compiled.judge(pa.record_batch({"value": column}))
+    refused = {each["rule"] for each in verdict.errors.to_pylist()}
+    if "value" in compiled.hopeless(pa.schema([("value", column.type)])):
+        assert len(verdict.rejected_rows) == len(column)
+    else:
+        assert (
+            len(verdict.rejected_rows) < len(column)
+            or pa.types.is_binary(column.type)
+            or refused <= {"literal_error"}
+        )

@@ -11,6 +11,7 @@ from ferry.cli.output import add_row, console, print_json, word_table
 from ferry.contract import compile_contract
 from ferry.plan import EntityPlan, plan_migration
 from ferry.settings import read_settings
+from ferry.verdict import Judge
 
 
 def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) -> None:
@@ -21,6 +22,14 @@ def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) ->
         return print_json(described)
     for table in (plan_table(described), rules_table(described)):
         console.print(table)
+    for one in described:
+        for column, why in one["hopeless"].items():
+            console.print(
+                f"{one['entity']}.{column}: every value will be rejected, as the source's column has another type than"
+                f" the contract asks for: {why}. Change the contract, or read the text with `parse`.",
+                style="yellow",
+                markup=False,
+            )
     console.print("Nothing was written. Next: ferry run")
     return None
 
@@ -80,5 +89,6 @@ def describe_plan(plan: EntityPlan) -> dict[str, Any]:
             for edge in plan.edges
         ],
         "rules": [dataclasses.asdict(path) for path in compile_contract(plan.entity.contract).explain()],
+        "hopeless": Judge(plan).hopeless(),
         "plan_hash": plan.plan_hash,
     }

@@ -6,19 +6,23 @@ batch ──► columnar checks ──► doubted values ──► Pydantic, onc
 
 from __future__ import annotations
 
+import datetime
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pt
 from pydantic import BaseModel
 from pydantic_core import SchemaValidator, ValidationError
 
 from ferry.contract import document
 from ferry.contract.by_column import ColumnJudge, Found
 from ferry.contract.by_row import RowJudge
+from ferry.contract.carried import is_text
 from ferry.contract.columnar_check import Scope
 from ferry.contract.columns import ContractColumn, Reading, kinds, read
 from ferry.contract.explain import RulePath, explain
@@ -26,6 +30,17 @@ from ferry.contract.fingerprint import fingerprint
 from ferry.contract.refuse import refuse_contradictions
 from ferry.contract.verdict import MASK, Fault, Findings, Verdict
 from ferry.errors import DeclarationError
+
+_TYPICAL: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
+    (is_text, "1"),
+    (pt.is_boolean, True),
+    (pt.is_integer, 1),
+    (pt.is_floating, 1.5),
+    (pt.is_decimal, Decimal("1")),
+    (pt.is_date, datetime.date(2020, 1, 1)),
+    (pt.is_timestamp, datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)),
+)
+"""A value of each kind of column that `CompiledContract.hopeless` looks at; other columns are shown as NULL."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -78,6 +93,27 @@ class CompiledContract:
     def explain(self) -> list[RulePath]:
         """Which way each rule goes, rule by rule."""
         return explain(self._reading)
+
+    def hopeless(self, schema: pa.Schema) -> dict[str, str]:
+        """Columns of which no value can pass, going by their types alone: column → what Pydantic says of each.
+
+        A value of each type is shown to the contract. In strict mode a complaint of the type holds for all of them;
+        any other complaint is one of that value.
+        """
+        columns = [
+            pa.array([next((value for of, value in _TYPICAL if of(field.type)), None)], field.type)
+            for field in schema
+        ]
+        errors = self.judge(pa.RecordBatch.from_arrays(columns, schema=schema)).errors.to_pylist()
+        found: dict[str, list[dict[str, Any]]] = {}
+        for error in errors:
+            if error["column"] in schema.names and error["value"] is not None:
+                found.setdefault(error["column"], []).append(error)
+        return {
+            column: "; ".join(dict.fromkeys(error["message"] for error in told))
+            for column, told in found.items()
+            if all(error["rule"].endswith("_type") or error["rule"] == "is_instance_of" for error in told)
+        }
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of a source row; personal columns carry `x-personal`."""
