@@ -66,7 +66,7 @@ test: $(VENV)/.installed ## unit and integration tests, without Docker
 
 .PHONY: test-daemon
 test-daemon: $(VENV)/.installed ## backfills, queues and re-executions through Dagster's webserver and daemon, without Docker
-	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests/daemon
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --timeout 900 tests/daemon
 
 .PHONY: test-demos
 test-demos: $(VENV)/.installed ## the demos end to end, and data sets that others made, without Docker

@@ -21,7 +21,6 @@ def served(by_year: Migrating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield running
 
 
-@pytest.mark.timeout(600)
 def test_a_cancelled_backfill_goes_on_with_what_is_missing_and_what_failed_is_made_alone(
     served: Served, by_year: Migrating
 ) -> None:

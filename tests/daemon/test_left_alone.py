@@ -56,7 +56,6 @@ def ticks(served: Served) -> list[str]:
     return [tick["status"] for tick in said["sensorOrError"]["sensorState"]["ticks"]]
 
 
-@pytest.mark.timeout(600)
 def test_a_partition_that_failed_for_good_waits_for_somebody(served: Served, small: Small) -> None:
     """Both halves are asked for once they are observed, and one is swallowed. After six more looks of the sensor, with
     retries of runs on, one run has failed and no other came; nor after what was named is mended. The next change of

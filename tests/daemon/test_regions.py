@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from asking import wait_for
 from regions import EVERY_KEY, orders_by_region
 from serving import serving
 
 
-@pytest.mark.timeout(600)
 def test_a_backfill_of_months_and_regions_is_found_by_the_sensor_and_run_by_the_daemon(
     new_database: Callable[..., str], tmp_path: Path
 ) -> None:
