@@ -182,6 +182,7 @@ COLUMNS = "id bigint primary key, n int, note varchar(20), amount numeric(9, 2),
 SECOND = COLUMNS.replace("bigint primary key, n int", "bigint, n int primary key")
 ALIKE = {
     "same": (COLUMNS, COLUMNS),
+    "mapped": (COLUMNS, COLUMNS),
     "wider": (
         COLUMNS,
         COLUMNS.replace("n int", "n bigint").replace("(9, 2)", "(12, 4)").replace("varchar(20)", "text"),
@@ -200,15 +201,16 @@ def test_the_ledger_has_the_hashes_of_what_the_target_holds_wherever_they_come_f
     for name, (there, here) in {**ALIKE, **OTHERWISE}.items():
         small.source(
             f"create table {name} ({there})",
-            f"insert into {name} (id, n, note, amount, at, ok, body) select n, n, nullif('café ' || n, 'café 5'),"
-            " case n when 7 then 'NaN' else n / 3.0 end,"
-            " timestamptz '2000-02-29 12:00+00' + n * interval '4801.5 s',"
+            f"insert into {name} (id, n, note, amount, at, ok, body)"
+            " select n, case when n % 2 = 0 then -n else n end, nullif('café ' || n, 'café 5'),"
+            " case n when 7 then 'NaN' else n / 3.0 end, timestamptz '2000-02-29 12:00+00' + n * interval '4801.5 s',"
             " n % 2 = 0, int4send(n) from generate_series(1, 150) n",
         )
         small.target(f"create table {name} ({here})")
+        map_ = {} if name == "mapped" else {"id_map": "none"}
         drop = {"drop": ["more"]} if name == "dropped" else {}
         key = {"key": "n", "new_key": "n"} if name == "moved" else {"new_key": "id"}
-        small.declare(name, "id: int; amount: decimal.Decimal", made="natural", id_map="none", **key, **drop)
+        small.declare(name, "id: int; amount: decimal.Decimal", made="natural", **map_, **key, **drop)
     plans = small.migrating.plans(*ALIKE, *OTHERWISE)
     for name in (*ALIKE, *OTHERWISE):
         plan = plans[name]
@@ -223,6 +225,11 @@ def test_the_ledger_has_the_hashes_of_what_the_target_holds_wherever_they_come_f
             )
             kept = "select sum(row_hash) from ferry.ledger where entity = %s"
             assert small.rows(kept, name) == target.execute(whole).fetchall()
+    entries = (
+        "select count(*), count(*) filter (where hash_record_extended(row(t.*), 0) is distinct from row_hash)"
+        " from mapped t join ferry.id_map_mapped on old_id = id"
+    )
+    assert small.rows(entries) == [(149, 0)]
 
 
 def test_a_value_that_changes_between_stage_and_target_is_found(small: Small) -> None:

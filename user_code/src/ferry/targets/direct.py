@@ -114,7 +114,7 @@ class DirectLoad:
     @functools.cached_property
     def _way(self) -> str | None:
         """How the target hashes its rows (`WAY`); None if they never hash to what those of the source do."""
-        if self.plan.has_map or not hashed_alike(self.plan):
+        if not hashed_alike(self.plan):
             return None
         row = self.connection.execute(
             sql.SQL(
@@ -155,16 +155,19 @@ class DirectLoad:
         if keys is not None:
             filled[plan.target_key[0]] = keys
         columns = self._filled(rows, filled)
+        mine: sql.Composable | pa.ChunkedArray
         if hashes and hashes.way == self._way:
-            written = self._copy(columns)
-            values = hashes.values if len(take) == table.num_rows else hashes.values.take(array_of(take))
-            row_hash = Decimal(sum_of(values))
+            mine = hashes.values if len(take) == table.num_rows else hashes.values.take(array_of(take))
         else:
             mine = self._mine(columns[plan.target_key[0]])
-            self._copy(columns)
-            found = self._mapped(rows, columns, partition, mine) if plan.has_map else self._hashed(mine)
-            written, row_hash = found
-        if written != len(take):
+        copied = self._copy(columns)
+        if plan.has_map:
+            written, row_hash = self._mapped(rows, columns, partition, mine)
+        elif isinstance(mine, sql.Composable):
+            written, row_hash = self._hashed(mine)
+        else:
+            written, row_hash = copied, Decimal(sum_of(mine))
+        if not copied == written == len(take):
             raise OtherwiseError(f"{written} of {len(take)} rows are where they should be")
         return Written(written, row_hash, left)
 
@@ -279,9 +282,13 @@ class DirectLoad:
         return row[0], Decimal(row[1])
 
     def _mapped(
-        self, rows: pa.Table, columns: dict[str, pa.ChunkedArray], partition: str, mine: sql.Composable
+        self,
+        rows: pa.Table,
+        columns: dict[str, pa.ChunkedArray],
+        partition: str,
+        mine: sql.Composable | pa.ChunkedArray,
     ) -> tuple[int, Decimal]:
-        """The same, and an entry of the map for each, with its hash."""
+        """The same, and an entry of the map for each, with its hash; `mine` may be the hashes themselves."""
         plan, map_ = self.plan, map_table(self.plan)
         pairs = sql.Identifier("pg_temp", f"pairs_{plan.name}"[:63])
         keys = {
@@ -293,11 +300,17 @@ class DirectLoad:
                 sql.Identifier(f"pairs_{plan.name}"[:63]),
                 sql.SQL(", ").join(
                     sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(wire_type(key.type)))  # type: ignore[arg-type]
-                    for name, key in keys.items()
+                    for name, key in {**keys, "row_hash": pa.nulls(0, pa.int64())}.items()
                 ),
             )
         )
-        copy_in(self.connection, pairs, _encoded(keys))
+        told = not isinstance(mine, sql.Composable)
+        sent = {**keys, "row_hash": mine} if told else keys
+        copy_in(
+            self.connection,
+            sql.SQL("{} ({})").format(pairs, sql.SQL(", ").join(map(sql.Identifier, sent))),
+            _encoded(sent),
+        )
         names = sql.SQL(", ").join(map(sql.Identifier, (*map_.old, *map_.new)))
         on = sql.SQL(" and ").join(
             sql.SQL("t.{} = k.{}").format(sql.Identifier(name), sql.Identifier(new))
@@ -306,17 +319,16 @@ class DirectLoad:
         row = self.connection.execute(
             sql.SQL(
                 "with made as (insert into {map} ({names}, status, partition, row_hash)"
-                " select {picked}, 'inserted', %s, {hash} from {target} t join {pairs} k on {on} where {mine}"
-                " returning row_hash) select count(*), {total} from made"
+                " select {picked}, 'inserted', %s, {hashed} returning row_hash) select count(*), {total} from made"
             ).format(
                 map=map_.identifier,
                 names=names,
                 picked=sql.SQL(", ").join(sql.Identifier("k", name) for name in (*map_.old, *map_.new)),
-                hash=row_hash(self.plan, "t"),
-                target=plan.target.identifier,
-                pairs=pairs,
-                on=on,
-                mine=mine,
+                hashed=sql.SQL("k.row_hash from {} k").format(pairs)
+                if told
+                else sql.SQL("{} from {} t join {} k on {} where {}").format(
+                    row_hash(self.plan, "t"), plan.target.identifier, pairs, on, mine
+                ),
                 total=added_up(sql.SQL("row_hash")),
             ),
             (partition,),
