@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ferry.arrow import array_of, constant, empty, numbers_of, texts
+from ferry.arrow import array_of, constant, empty, first_rows, numbers_of, texts
 
 NUMBERS = [
     np.arange(-3, 20),
@@ -40,6 +40,7 @@ def test_text_and_constants_are_of_the_type_that_is_asked_for() -> None:
     for type_ in (pa.string(), pa.large_string(), pa.string_view()):
         assert texts(["a", "", "née"], type_).equals(pa.array(["a", "", "née"], type_))
         assert texts([], type_).equals(pa.array([], type_))
+        assert texts([None, "b"] * 9, type_).equals(pa.array([None, "b"] * 9, type_))
     for value, type_ in (
         ("NaN", pa.string()),
         (-7, pa.int16()),
@@ -50,6 +51,17 @@ def test_text_and_constants_are_of_the_type_that_is_asked_for() -> None:
     assert empty(pa.schema([("n", pa.int8())])).equals(pa.table({"n": pa.array([], pa.int8())}))
 
 
+def test_the_first_rows_are_a_copy_that_holds_nothing_of_the_others() -> None:
+    """Of one piece, of several and of none; what they weigh is their own."""
+    table = pa.table(
+        {"n": pa.array(range(1000)), "t": pa.array([str(n) * 9 for n in range(1000)], pa.string_view())}
+    )
+    for whole in (table, pa.concat_tables([table.slice(0, 2), table]), table.slice(0, 0)):
+        assert first_rows(whole, 5).equals(whole.slice(0, 5))
+    few = first_rows(table.select(["n"]), 5)
+    assert few.get_total_buffer_size() < 1000
+
+
 def test_none_of_it_imports_pandas() -> None:
     """What Arrow's own functions would do; a run that has no use for pandas goes without."""
     code = """
@@ -58,6 +70,7 @@ from ferry.arrow import *
 flags = array_of(np.ones(3, bool))
 numbers_of(pa.chunked_array([flags, flags])), numbers_of(pa.chunked_array([], pa.int8()))
 numbers_of(array_of(np.arange(3))), texts(["a"], pa.large_string())
+texts([None, "b"], pa.string()), first_rows(pa.table([array_of(np.arange(9))], ["n"]), 5)
 constant(1, pa.int64()), constant(None, pa.date32()), empty(pa.schema([("n", pa.int8())]))
 print("pandas" in sys.modules)
 pa.scalar(1)

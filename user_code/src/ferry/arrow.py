@@ -31,12 +31,19 @@ def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(body, array.type.to_pandas_dtype())[start:end]
 
 
-def texts(values: Sequence[str], type_: pa.DataType) -> pa.Array:
-    """Some texts as an array of a type of text."""
-    bodies = [value.encode() for value in values]
+def texts(values: Sequence[str | None], type_: pa.DataType) -> pa.Array:
+    """Some texts, or NULL, as an array of a type of text."""
+    bodies = [(value or "").encode() for value in values]
     ends = np.cumsum([0, *map(len, bodies)], dtype=np.int32)
-    body = pa.py_buffer(b"".join(bodies))
-    return pa.Array.from_buffers(pa.string(), len(bodies), [None, pa.py_buffer(ends), body]).cast(type_)
+    there = (
+        np.packbits([value is not None for value in values], bitorder="little") if None in values else None
+    )
+    buffers = [
+        there if there is None else pa.py_buffer(there),
+        pa.py_buffer(ends),
+        pa.py_buffer(b"".join(bodies)),
+    ]
+    return pa.Array.from_buffers(pa.string(), len(bodies), buffers).cast(type_)
 
 
 def constant(value: int | str | None, type_: pa.DataType) -> pa.Scalar:
@@ -51,3 +58,11 @@ def constant(value: int | str | None, type_: pa.DataType) -> pa.Scalar:
 def empty(schema: pa.Schema) -> pa.Table:
     """A table without rows."""
     return pa.Table.from_batches([], schema)
+
+
+def first_rows(table: pa.Table, rows: int) -> pa.Table:
+    """A copy of the first rows: a slice would keep the whole table in memory."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.slice(0, rows))
+    return pa.ipc.open_stream(sink.getvalue()).read_all()

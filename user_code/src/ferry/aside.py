@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 from psycopg.types.json import Jsonb
 
-from ferry.arrow import array_of
+from ferry.arrow import array_of, constant
 from ferry.catalogue import key_text
 from ferry.kept import as_rows, dumps
 from ferry.ledger import Outcomes
@@ -45,7 +45,11 @@ def repeats_as_before(
     The others of that key may lie in other parts, so the content of this one does not tell.
     """
     errors = verdict.errors
-    numbers = errors.filter(pc.equal(errors.column("reason"), "duplicate_key")).column("row").to_pylist()
+    numbers = (
+        errors.filter(pc.equal(errors.column("reason"), constant("duplicate_key", pa.string())))
+        .column("row")
+        .to_pylist()
+    )
     if not numbers and not known.rejected:
         return True
     kept = loader.connection.execute(

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from ferry.arrow import array_of
+from ferry.arrow import first_rows
 from ferry.delta import renewed, tells_changes
 from ferry.drift import check_source, check_stage, difference
 from ferry.errors import FerryError, PermanentError, PromiseBroken, TransientError
@@ -309,8 +308,7 @@ def _hand_over(
     hashes: SourceHashes | None = None,
 ) -> None:
     if work.sample is None:
-        # Copied: a slice would keep its whole part alive until the partition ends.
-        work.sample = table.take(array_of(np.arange(min(5, table.num_rows))))
+        work.sample = first_rows(table, 5)
     if not wanted & {VALIDATED, LOADED}:
         return send(Progress(plan.name, work.partition, part.rows, RAW))
     name = _verdict_file(judge, part)

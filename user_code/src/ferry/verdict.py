@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made at run time
 import pyarrow.parquet as pq
 
-from ferry.arrow import array_of, constant, empty, numbers_of
+from ferry.arrow import array_of, constant, empty, numbers_of, texts
 from ferry.contract import CompiledContract, compile_contract
 from ferry.contract.carried import python_values, shown
 from ferry.contract.verdict import MASK, withheld
@@ -334,16 +334,15 @@ class Judge:
                 columns = {
                     name: errors.column(name) for name in ("column", "rule", "value", "message", "path")
                 }
-                rows = pc.add(errors.column("row"), offset)
-                reason = pa.array(["contract"] * errors.num_rows, pa.string())
+                rows = pc.add(errors.column("row"), constant(offset, pa.int64()))
+                reason = texts(["contract"] * errors.num_rows, pa.string())
                 found.append(pa.table({"row": rows, "reason": reason, **columns}).cast(ERRORS))
             offset += batch.num_rows
         errors = pa.concat_tables(found) if found else empty(ERRORS)
         for name, rows in unread:  # the contract saw NULL there, which says nothing of the source
-            there = np.isin(errors.column("row").to_numpy(), rows)
-            errors = errors.filter(
-                pc.invert(pc.and_(pa.array(there), pc.equal(errors.column("column"), name)))
-            )
+            there = array_of(np.isin(numbers_of(errors.column("row")), rows))
+            named = pc.equal(errors.column("column"), constant(name, pa.string()))
+            errors = errors.filter(pc.invert(pc.and_(there, named)))
         return [errors]
 
     def _shown(self, table: pa.Table) -> pa.Table:
@@ -400,8 +399,8 @@ def _first_reason(found: list[pa.Table | None]) -> pa.Table:
         if errors is None or not errors.num_rows:
             continue
         if taken:
-            fresh = ~np.isin(errors.column("row").to_numpy(), np.fromiter(taken, dtype=np.int64))
-            errors = errors.filter(pa.array(fresh))
+            fresh = ~np.isin(numbers_of(errors.column("row")), np.fromiter(taken, dtype=np.int64))
+            errors = errors.filter(array_of(fresh))
         kept.append(errors)
         taken.update(errors.column("row").to_pylist())
     return pa.concat_tables(kept) if kept else empty(ERRORS)
@@ -425,11 +424,8 @@ _SHOWN = {"numeric": _numeric, "uuid": _uuid}
 def _errors(
     rows: list[int], reason: str, column: str, rule: str, values: Sequence[str | None] | None, message: str
 ) -> pa.Table:
-    count = len(rows)
-    return pa.table(
-        [
-            rows, [reason] * count, [column] * count, [rule] * count, values if values is not None else [None] * count,
-            [message] * count, [None] * count,
-        ],
-        schema=ERRORS,
-    )  # fmt: skip
+    told = (reason, column, rule, None, message, None)
+    columns = [texts([one] * len(rows), pa.string()) for one in told]
+    if values is not None:
+        columns[3] = texts(values, pa.string())
+    return pa.Table.from_arrays([array_of(np.array(rows, np.int64)), *columns], schema=ERRORS)

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.types as pt
 
 from ferry.contract.moments import DAY, is_moment, text_of
 
+_IN_UTC, _UTC = pa.timestamp("us", "UTC"), ZoneInfo("UTC")
 INVALID_UTF8 = "invalid_utf8"
 OUT_OF_RANGE = "out_of_range"
 
@@ -118,6 +120,9 @@ def _as_python(array: pa.Array) -> list[Any]:
     if pt.is_time64(array.type) and array.type.unit == "us" and _ends_a_day(array):
         return list(_one_by_one(array))
     try:
+        if array.type == _IN_UTC:  # of a moment with a zone Arrow asks pandas, and imports it: 0.3 s of CPU
+            moments = array.cast(pa.timestamp("us")).to_pylist()
+            return [moment and moment.replace(tzinfo=_UTC) for moment in moments]
         return array.to_pylist()
     except (ValueError, OverflowError, ArithmeticError, pa.ArrowException):
         return list(_one_by_one(array))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ferry.arrow import empty
+from ferry.arrow import array_of, empty, texts
 from ferry.contract.carried import INVALID_UTF8, Unreadable, shown
 
 ERRORS_SCHEMA = pa.schema(
@@ -201,7 +201,7 @@ class Findings:
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         self._rows.append(np.repeat(rows, sizes))
         self._picks.append(np.repeat(starts[codes], sizes) + within)
-        columns = [pa.array(column, pa.string()) for column in zip(*kept, strict=True)]
+        columns = [texts(column, pa.string()) for column in zip(*kept, strict=True)]
         self._faults.append(pa.RecordBatch.from_arrays(columns, schema=_FAULT_SCHEMA))
         self._stored += len(kept)
         self._kept += len(within)
@@ -212,8 +212,10 @@ class Findings:
             return Verdict(np.empty(0, np.int64), empty(ERRORS_SCHEMA), {})
         row, pick = np.concatenate(self._rows), np.concatenate(self._picks)
         order = np.argsort(row, kind="stable")
-        faults = pa.Table.from_batches(self._faults).combine_chunks().take(pa.array(pick[order]))
-        errors = faults.add_column(0, ERRORS_SCHEMA.field("row"), pa.array(row[order], pa.int64()))
+        faults = pa.Table.from_batches(self._faults).combine_chunks().take(array_of(pick[order]))
+        errors = faults.add_column(
+            0, ERRORS_SCHEMA.field("row"), array_of(row[order].astype(np.int64, copy=False))
+        )
         return Verdict(np.flatnonzero(self._covered), errors.cast(ERRORS_SCHEMA), self._counts)
 
 

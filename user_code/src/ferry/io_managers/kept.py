@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ferry.arrow import first_rows
 from ferry.components.preview import SHOWN_ROWS, preview
 from ferry.memory import peak_mib
 
@@ -24,8 +25,7 @@ class Meter:
             self.rows += table.num_rows
             self.bytes += table.nbytes
             if self._first is None or not self._first.num_rows:
-                # A copy: a slice would keep the whole piece in memory.
-                self._first = pa.Table.from_pylist(table.slice(0, SHOWN_ROWS).to_pylist(), table.schema)
+                self._first = first_rows(table, SHOWN_ROWS)
             yield table
 
     def metadata(self, personal: Collection[str]) -> dict[str, Any]:
