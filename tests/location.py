@@ -7,8 +7,9 @@ import dagster as dg
 
 from ferry.components import FerryResource, alert_sensors, migration_jobs, partition_sensor
 from ferry.components.automation import source_automation
-from ferry.components.entity import entity_assets, migration_in, source_key
+from ferry.components.entity import entity_assets, source_key
 from ferry.components.sources import observe
+from ferry.declaration import migration_in
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
 from shop.reports import customer_history, order_history, sales_by_month

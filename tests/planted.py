@@ -7,7 +7,8 @@ import dagster as dg
 import pandas as pd
 
 from ferry.components import FerryResource, alert_sensors, migration_jobs
-from ferry.components.entity import entity_assets, migration_in, observed_source
+from ferry.components.entity import entity_assets, observed_source
+from ferry.declaration import migration_in
 from ferry.io_managers import DatabaseIOManager
 
 

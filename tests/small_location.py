@@ -7,7 +7,8 @@ import dagster as dg
 
 from ferry.components import FerryResource, partition_sensor
 from ferry.components.automation import source_automation
-from ferry.components.entity import entity_assets, migration_in, observed_source
+from ferry.components.entity import entity_assets, observed_source
+from ferry.declaration import migration_in
 
 
 def small_location(folder: Path) -> dg.Definitions:

@@ -15,7 +15,8 @@ from aiosmtpd.controller import Controller
 
 from asking import free_port
 from ferry.components import FerryResource, alert_sensors
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
+from ferry.declaration import migration_in
 from migrating import Migrating
 
 

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from ferry.components import FerryResource, arrival_sensors
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
+from ferry.declaration import migration_in
 from small import Small
 
 

@@ -9,7 +9,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from ferry.components import FerryResource
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
+from ferry.declaration import migration_in
 from location import location
 from migrating import Migrating
 from small import Small

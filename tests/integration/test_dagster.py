@@ -17,7 +17,8 @@ from dagster._core.loader import LoadingContextForTest
 from ferry import ledger
 from ferry.components import FerryResource, migration_jobs
 from ferry.components.checks import evaluating_checks
-from ferry.components.entity import asset_keys, entity_assets, migration_in
+from ferry.components.entity import asset_keys, entity_assets
+from ferry.declaration import migration_in
 from ferry.io_managers import DatabaseIOManager, IdMap, IdMapIOManager, ParquetIOManager
 from ferry.pipeline import LOADED, RAW, VALIDATED
 from migrating import Migrating

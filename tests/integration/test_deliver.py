@@ -18,7 +18,8 @@ from emulators.crm import TOKEN
 from emulators.running import Emulator
 from ferry.components import FerryResource
 from ferry.components.delivery import delivery
-from ferry.components.entity import asset_keys, entity_assets, migration_in
+from ferry.components.entity import asset_keys, entity_assets
+from ferry.declaration import migration_in
 from ferry.deliver import Delivered, deliver, deliver_all, read_back
 from ferry.errors import DeclarationError, PermanentError
 from ferry.pipeline import LOADED

@@ -10,7 +10,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from ferry.components import FerryResource
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
+from ferry.declaration import migration_in
 from ferry.io_managers import DatabaseIOManager, Relation
 from ferry.partition import OTHERS
 from regions import EVERY_KEY, orders_by_region

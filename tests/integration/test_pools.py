@@ -9,7 +9,8 @@ import pytest
 
 from asking import wait_for
 from ferry.components import FerryResource
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
+from ferry.declaration import migration_in
 from small import Small
 
 

@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -331,6 +332,17 @@ def nearest(name: str, valid: Iterable[str], intro: str) -> str:
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"{intro}: {', '.join(names) or 'none'}"
+
+
+def migration_in(folder: Path) -> Migration:
+    """All entities below a folder, read once for as long as no file there changes."""
+    files = sorted(path for path in folder.glob("**/*") if path.name in ("defs.yaml", "contract.py"))
+    return _migration_at(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files))
+
+
+@lru_cache(maxsize=4)
+def _migration_at(folder: Path, state: tuple[tuple[str, int], ...]) -> Migration:  # noqa: ARG001 - the cache's key
+    return read_migration(folder)
 
 
 def read_migration(folder: Path) -> Migration:

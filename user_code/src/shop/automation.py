@@ -6,8 +6,8 @@ from pathlib import Path
 import dagster as dg
 
 from ferry.changes import look
-from ferry.components.entity import migration_in
 from ferry.components.resources import FerryResource
+from ferry.declaration import migration_in
 from ferry.errors import FerryError
 from ferry.extract import open_source
 from ferry.partition import scheme_of

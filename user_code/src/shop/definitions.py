@@ -13,7 +13,8 @@ from ferry.components import (
     partition_sensor,
 )
 from ferry.components.automation import source_automation
-from ferry.components.entity import migration_in, observed_source
+from ferry.components.entity import observed_source
+from ferry.declaration import migration_in
 from ferry.io_managers import DatabaseIOManager, IdMapIOManager, ParquetIOManager
 from shop.automation import automation
 from shop.reports import customer_history, order_history, sales_by_month

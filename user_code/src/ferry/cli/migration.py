@@ -8,7 +8,7 @@ from pathlib import Path
 from psycopg import Connection
 
 from ferry.catalogue import connect
-from ferry.declaration import Migration, read_migration
+from ferry.declaration import Migration, migration_in
 from ferry.errors import DeclarationError
 from ferry.plan import MigrationPlan
 from ferry.settings import Settings
@@ -22,7 +22,7 @@ def folder_of(defs: Path | None) -> Path:
 def migration_of(defs: Path | None) -> Migration:
     """The declarations in a folder, at least one of an entity."""
     folder = folder_of(defs)
-    migration = read_migration(folder)
+    migration = migration_in(folder)
     if not migration.entities:
         raise DeclarationError(
             "this folder declares no entity",

@@ -13,8 +13,9 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from ferry.alerts import Alert, channels, deliver, waiting_too_long
-from ferry.components.entity import migration_in, source_key
+from ferry.components.entity import source_key
 from ferry.components.resources import FerryResource
+from ferry.declaration import migration_in
 from ferry.errors import FerryError
 from ferry.plan import plan_migration
 from ferry.settings import Settings

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components.entity import asset_keys, migration_in
+from ferry.components.entity import asset_keys
 from ferry.components.resources import FerryResource
-from ferry.declaration import Entity, fingerprint
+from ferry.declaration import Entity, fingerprint, migration_in
 from ferry.errors import FerryError
 from ferry.extract import open_source
 from ferry.known_keys import with_known_keys

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from ferry.components.entity import migration_in
 from ferry.components.partitions import missing_keys
 from ferry.components.resources import FerryResource
+from ferry.declaration import migration_in
 from ferry.errors import FerryError
 from ferry.known_keys import discover
 from ferry.partition import scheme_of

@@ -8,7 +8,6 @@ failed, and ends with one failure that names those that did.
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ferry.components.recovery import still_to_do
 from ferry.components.resources import FerryResource
 from ferry.contract import compile_contract
 from ferry.declaration import Entity as DeclaredEntity
-from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, read_migration
+from ferry.declaration import EntityDeclaration, Migration, build_entity, fingerprint, migration_in
 from ferry.edges import circular_parents
 from ferry.errors import FerryError
 from ferry.known_keys import register
@@ -74,17 +73,6 @@ class Entity(dg.Component, dg.Resolvable):
         return dg.Definitions(
             assets=[*observed, entity_assets(migration, entity), *delivered_target(migration, entity)]
         )
-
-
-def migration_in(folder: Path) -> Migration:
-    """All entities below a folder, read once for as long as no file there changes."""
-    files = sorted(path for path in folder.glob("**/*") if path.name in ("defs.yaml", "contract.py"))
-    return _migration_at(folder, tuple((str(path), path.stat().st_mtime_ns) for path in files))
-
-
-@lru_cache(maxsize=4)
-def _migration_at(folder: Path, state: tuple[tuple[str, int], ...]) -> Migration:  # noqa: ARG001 - the cache's key
-    return read_migration(folder)
 
 
 def source_key(entity: DeclaredEntity) -> dg.AssetKey:

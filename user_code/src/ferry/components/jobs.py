@@ -9,10 +9,10 @@ import dagster as dg
 from pydantic import Field
 
 from ferry.components.checks import evaluating_checks
-from ferry.components.entity import migration_in
 from ferry.components.pools import holding, sources_of, targets_of
 from ferry.components.resources import FerryResource
 from ferry.cutover import Terms, cut_over
+from ferry.declaration import migration_in
 from ferry.errors import DeclarationError, FerryError
 from ferry.pipeline import hold
 from ferry.plan import MigrationPlan, plan_migration

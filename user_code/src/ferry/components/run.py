@@ -26,9 +26,10 @@ from ferry import ledger
 from ferry.catalogue import connect
 from ferry.components import events
 from ferry.components.checks import evaluating_checks
-from ferry.components.entity import entity_assets, migration_in
+from ferry.components.entity import entity_assets
 from ferry.components.partitions import show_keys, tags_of_runs
 from ferry.components.resources import FerryResource
+from ferry.declaration import migration_in
 from ferry.deliver import deliver_all
 from ferry.known_keys import discover
 from ferry.ledger import Outcomes

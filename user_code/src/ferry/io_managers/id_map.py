@@ -8,8 +8,9 @@ import dagster as dg
 import pyarrow as pa
 
 from ferry import id_map
-from ferry.components.entity import asset_keys, migration_in
+from ferry.components.entity import asset_keys
 from ferry.components.resources import FerryResource
+from ferry.declaration import migration_in
 from ferry.pipeline import LOADED
 from ferry.plan import plan_migration
 
