@@ -91,16 +91,27 @@ print(gc.get_freeze_count() > len(made), gc.isenabled())
     assert done.stdout.split() == ["True"] * 3
 
 
-def test_a_container_of_a_run_is_dagster_without_a_search_for_garbage_in_what_it_imports() -> None:
-    """The launcher's words for `dagster` take its arguments, end with its status, set aside what they import."""
+def test_a_container_of_a_run_is_dagster_without_a_search_for_garbage_in_what_it_imports(
+    tmp_path: Path,
+) -> None:
+    """The launcher's words for `dagster` take its arguments, set aside what they import, and end with its status.
+
+    Dagster loads code without the first entry of the path, which is to be that of the program, not the user's.
+    """
     python, *options, program = STARTED
     told = (
-        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.isenabled()));"
+        "import atexit, gc, sys;"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10_000, gc.isenabled(), *sys.path[1:2]));"
     )
-    words = ("api", "execute_run", "--no-such-option")
-    done = subprocess.run([sys.executable, *options, told + program, *words], capture_output=True, text=True)
-    plain = subprocess.run([sys.executable, "-m", "dagster", *words], capture_output=True, text=True)
+    words, environment = (
+        ("api", "execute_run", "--no-such-option"),
+        {**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    done, plain = (
+        subprocess.run([sys.executable, *how, *words], capture_output=True, text=True, env=environment)
+        for how in ((*options, told + program), ("-m", "dagster"))
+    )
     assert python == "python"
-    assert done.stdout.split() == ["True", "True"]
+    assert done.stdout.split() == ["True", "True", str(tmp_path)]
     assert done.returncode == plain.returncode == 2
     assert done.stderr.splitlines()[-1] == plain.stderr.splitlines()[-1] != ""

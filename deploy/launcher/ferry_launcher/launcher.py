@@ -24,7 +24,7 @@ from ferry_launcher.memory import (
 )
 
 DAGSTER = ["dagster"]
-STARTED = ["python", "-P", "-c", "import gc; gc.disable(); import ferry_storage; from dagster._cli import main; "
+STARTED = ["python", "-c", "import gc; gc.disable(); import ferry_storage; from dagster._cli import main; "
            "gc.freeze(); gc.enable(); main()"]  # fmt: skip
 """A run's container begins with these words in place of `dagster`: the same program, which looks for no garbage while
 it imports Dagster and the storage (0.8 s of CPU instead of 1.5). They ask nothing of an image that it has not had for
