@@ -24,6 +24,8 @@ def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """The numbers, or bools, of a column without NULL."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     array = chunks[0] if len(chunks) == 1 else pa.concat_arrays([pa.nulls(0, column.type), *chunks])
+    if not len(array):
+        return np.empty(0, array.type.to_pandas_dtype())
     start, end, body = array.offset, array.offset + len(array), array.buffers()[1]
     if pa.types.is_boolean(array.type):
         bits = np.unpackbits(np.frombuffer(body, np.uint8), count=end, bitorder="little")
