@@ -91,6 +91,30 @@ print(gc.get_freeze_count() > len(made), gc.isenabled())
     assert done.stdout.split() == ["True"] * 3
 
 
+def test_threads_share_the_heap_of_the_process() -> None:
+    """However many threads hold memory at once, the C library has one heap: what one of them frees, all can use."""
+    code = """
+import ctypes, os, threading
+import ferry.start
+libc, together = ctypes.CDLL("libc.so.6"), threading.Barrier(8)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fflush.argtypes = [ctypes.c_void_p]
+def hold():
+    libc.malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=hold) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+stdout = libc.fdopen(1, b"w")
+libc.malloc_info(0, stdout)
+libc.fflush(stdout)
+"""
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=alone)
+    assert done.stdout.count("<heap nr=") == 1
+
+
 def test_a_container_of_a_run_is_dagster_without_a_search_for_garbage_in_what_it_imports(
     tmp_path: Path,
 ) -> None:

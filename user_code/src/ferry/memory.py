@@ -10,7 +10,7 @@ STATUS = Path("/proc/self/status")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
-def few_heaps() -> None:
+def one_heap() -> None:
     """Make all threads share one heap of the C library; before any of them begins, as a heap once made stays.
 
     Each partition has threads of its own, and what they leave in heaps of theirs nobody else would use.
@@ -24,9 +24,9 @@ def give_back() -> None:
 
     Left to themselves both keep them for later, and a process that carries parts of some MiB ends at 50 MiB more.
     """
-    import pyarrow as pa  # here, as `few_heaps` comes before anything large is imported
+    import pyarrow as pa  # here, as `one_heap` comes before anything large is imported
 
-    few_heaps()
+    one_heap()
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ferry.memory import few_heaps
+from ferry.memory import one_heap
 
-few_heaps()
+one_heap()
 
 
 @contextmanager
