@@ -278,7 +278,7 @@ def test_a_plan_says_which_contract_can_never_hold(new_database: Callable[..., s
         parse={"floors": "integer"},
     )
     said = small.migrating.ferry("plan", "--json")
-    assert [list(one["hopeless"]) for one in json.loads(said.stdout)] == [["zip"]]
+    assert [list(one["unsatisfiable"]) for one in json.loads(said.stdout)] == [["zip"]]
     assert "places.zip: every value will be rejected" in " ".join(
         small.migrating.ferry("plan").stdout.split()
     )

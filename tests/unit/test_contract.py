@@ -708,12 +708,14 @@ def test_what_may_change_a_verdict_changes_the_fingerprint(edit: Edit, tmp_path:
         pa.array([b"1"]),
     ]),
 )  # fmt: skip
-def test_a_column_is_hopeless_if_its_type_is_refused(kind: Any, optional: bool, column: pa.Array) -> None:
-    """Of a hopeless column every value is rejected; of the others one passes, or is rejected for what it is."""
+def test_a_column_is_unsatisfiable_if_its_type_is_refused(
+    kind: Any, optional: bool, column: pa.Array
+) -> None:
+    """Of an unsatisfiable column every value is rejected; of the others one passes, or is rejected for what it is."""
     compiled = compile_contract(contract_of(value=kind | None if optional else kind))
     verdict = compiled.judge(pa.record_batch({"value": column}))
     refused = {each["rule"] for each in verdict.errors.to_pylist()}
-    if "value" in compiled.hopeless(pa.schema([("value", column.type)])):
+    if "value" in compiled.unsatisfiable(pa.schema([("value", column.type)])):
         assert len(verdict.rejected_rows) == len(column)
     else:
         assert (

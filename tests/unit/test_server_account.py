@@ -4,14 +4,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import pytest
-
-from shop.demo import account
 from shop.demo.account import binaries_for, installation, server_account
 
 
 def test_programs_that_lie_in_a_closed_directory_run_as_the_servers_account(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A checkout in root's own home is closed to the server's account; its copy brings the libraries too."""
     package = installation().parent
@@ -20,12 +17,12 @@ def test_programs_that_lie_in_a_closed_directory_run_as_the_servers_account(
     shutil.copytree(package / "pginstall18", closed / package.name / "pginstall18", symlinks=True)
     libraries = f"{package.name}.libs"
     shutil.copytree(package.with_name(libraries), closed / libraries)
-    monkeypatch.setattr(account, "installation", lambda: closed / package.name / "pginstall18")
     who = server_account()
     open_to_all = Path(tempfile.mkdtemp(dir="/var/tmp"))
     try:
         who.own(open_to_all)
-        said = who.run(binaries_for(who, open_to_all) / "initdb", "--version", cwd=Path("/"))
+        programs = binaries_for(who, open_to_all, closed / package.name / "pginstall18")
+        said = who.run(programs / "initdb", "--version", cwd=Path("/"))
         assert (said.returncode, said.stdout.split()[0]) == (0, "initdb")
     finally:
         shutil.rmtree(open_to_all)

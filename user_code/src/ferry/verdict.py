@@ -157,10 +157,12 @@ class Judge:
         made = {one.target: one.code for one in self._plan.mapped}
         return fingerprint([contract, {name: rule.model_dump() for name, rule in rules.items()}, made])
 
-    def hopeless(self) -> dict[str, str]:
+    def unsatisfiable(self) -> dict[str, str]:
         """Columns of which no value can pass the contract, going by their types alone: column → why not."""
         # What travels as text is shown as what the contract asks for.
-        return self.contract.hopeless(pa.schema([f for f in self._parser.schema if f.name not in self._as]))
+        return self.contract.unsatisfiable(
+            pa.schema([f for f in self._parser.schema if f.name not in self._as])
+        )
 
     def judge(self, table: pa.Table, duplicates: pa.Table | None) -> PartVerdict:
         """The verdict over one part.

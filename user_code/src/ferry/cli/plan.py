@@ -23,7 +23,7 @@ def plan(entities: Entities = None, defs: Defs = None, as_json: Json = False) ->
     for table in (plan_table(described), rules_table(described)):
         console.print(table)
     for one in described:
-        for column, why in one["hopeless"].items():
+        for column, why in one["unsatisfiable"].items():
             console.print(
                 f"{one['entity']}.{column}: every value will be rejected, as the source's column has another type than"
                 f" the contract asks for: {why}. Change the contract, or read the text with `parse`.",
@@ -89,6 +89,6 @@ def describe_plan(plan: EntityPlan) -> dict[str, Any]:
             for edge in plan.edges
         ],
         "rules": [dataclasses.asdict(path) for path in compile_contract(plan.entity.contract).explain()],
-        "hopeless": Judge(plan).hopeless(),
+        "unsatisfiable": Judge(plan).unsatisfiable(),
         "plan_hash": plan.plan_hash,
     }

@@ -40,7 +40,7 @@ _TYPICAL: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
     (pt.is_date, datetime.date(2020, 1, 1)),
     (pt.is_timestamp, datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)),
 )
-"""A value of each kind of column that `CompiledContract.hopeless` looks at; other columns are shown as NULL."""
+"""A value of each kind of column that `CompiledContract.unsatisfiable` looks at; other columns are shown as NULL."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -94,7 +94,7 @@ class CompiledContract:
         """Which way each rule goes, rule by rule."""
         return explain(self._reading)
 
-    def hopeless(self, schema: pa.Schema) -> dict[str, str]:
+    def unsatisfiable(self, schema: pa.Schema) -> dict[str, str]:
         """Columns of which no value can pass, going by their types alone: column → what Pydantic says of each.
 
         A value of each type is shown to the contract. In strict mode a complaint of the type holds for all of them;

@@ -109,9 +109,8 @@ def place_for(account: Account, home: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="ferry-demo-", dir="/var/tmp"))
 
 
-def binaries_for(account: Account, place: Path) -> Path:
-    """Where PostgreSQL's programs are: in the wheel, or copied to `place` when the wheel is out of reach."""
-    wheel = installation()
+def binaries_for(account: Account, place: Path, wheel: Path) -> Path:
+    """Where PostgreSQL's programs are: in the wheel (`installation`), or copied to `place` when it is out of reach."""
     if account.reaches(wheel / "bin"):
         return wheel / "bin"
     # The programs find the libraries that the wheel brings by their place beside its package.

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from ferry.errors import PermanentError
-from shop.demo.account import Account, binaries_for, place_for, server_account
+from shop.demo.account import Account, binaries_for, installation, place_for, server_account
 
 SUPERUSER = "postgres"
 OWNER = "shop"
@@ -78,7 +78,7 @@ class EmbeddedServer:
             account = server_account()
             identity = self._identity() or self._new_identity(account)
             place = Path(identity.place)
-            binaries = binaries_for(account, place)
+            binaries = binaries_for(account, place, installation())
             if not (place / "data" / "PG_VERSION").exists():
                 self._initialise(account, identity, binaries)
             if self._pid(place) is None:
@@ -97,7 +97,7 @@ class EmbeddedServer:
                 return False
             account = server_account()
             stopped = account.run(
-                binaries_for(account, place) / "pg_ctl",
+                binaries_for(account, place, installation()) / "pg_ctl",
                 *("-D", place / "data", "-m", mode, "-w", "-t", "60", "stop"),
                 cwd=place,
             )
