@@ -19,9 +19,10 @@ from rich.table import Table
 OUT, DOCS = Path("out/bench"), Path("docs")
 GOALS = {
     "migration_sf1": ("customers, orders and lines: Ferry to the script by hand", "≤ 1.0", "1.5"),
-    "copy_orders": ("one table: Ferry's rows a second to `COPY`'s", "≥ 0.9", "0.6"),
+    "copy_orders": ("one table, in process: Ferry's rows a second to `COPY`'s", "≥ 0.9", "0.6"),
     "times_pandas": ("the same to pandas' `to_sql`", "≥ 10", "10"),
     "times_dlt": ("the same to dlt's", "≥ 2", "2"),
+    "command": ("one table, by the command `ferry run` with its start: rows a second to `COPY`'s", "", ""),
     "replay_unchanged": ("the migration again, nothing changed, to the first", "≤ 0.3", "0.5"),
     "one_percent_changed": ("again, with one per cent of the rows changed", "≤ 0.4", "0.6"),
     "memory": ("largest peak of memory over all scales, MiB", "≤ 512", "512"),
@@ -63,6 +64,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
         "copy_orders": copy.get("of_copy"),
         "times_pandas": copy.get("times_pandas"),
         "times_dlt": copy.get("times_dlt"),
+        "command": copy.get("command_of_copy"),
         "replay_unchanged": migration.get("replay_unchanged"),
         "one_percent_changed": migration.get("one_percent_changed"),
         "memory": growth.get("memory", {}).get("peak_rss_mib"),
@@ -163,27 +165,24 @@ reconciliation. Each round in seconds, and the peak of the process that carries 
 | way | seconds, round by round | peak |
 | --- | --- | --- |
 {raw}
-`COPY` of one table only writes, from a file that lies there already. It and pandas are timed in a process that has
-imported what they need; Ferry and dlt are programs whose start is in their time, and in the figures above. At work is
-a way from the moment on when all that it needs is imported; for Ferry these are the seconds of the run, as its report
-says.
+`COPY` of one table only writes, from a file that lies there already. Each way is timed in a process that has imported
+what it needs; for Ferry that is Dagster with its storage, and its time lasts from the plan to the report. `ferry run`
+is the command as somebody types it, from the start of Python to its end.
 {tables}"""
 
 
 def one_table(one: dict[str, Any]) -> str:
-    """Each way to move one table: the whole of its time, and the part of it at work."""
-    work = one["at_work"]
+    """Each way to move one table."""
     rows = "".join(
-        f"| {way} | {one['seconds'][way]:.2f} | {speed:,} | {work['seconds'][way]:.2f} |"
-        f" {work['rows_per_second'][way]:,} |\n"
+        f"| {way} | {', '.join(format(seconds, '.2f') for seconds in one['raw'][way])} | {speed:,} |\n"
         for way, speed in one["rows_per_second"].items()
     )
     return f"""
-| way | seconds in all | rows a second | seconds at work | rows a second |
-| --- | --- | --- | --- | --- |
+| way | seconds, round by round | rows a second |
+| --- | --- | --- |
 {rows}
-At work, Ferry's rows a second are {work["of_copy"]} of `COPY`'s, {work["times_pandas"]} times pandas' and
-{work["times_dlt"]} times dlt's.
+With its start, the command moves {one["command_of_copy"]} of `COPY`'s rows a second,
+{one["command_times_pandas"]} times pandas' and {one["command_times_dlt"]} times dlt's.
 """
 
 
