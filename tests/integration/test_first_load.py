@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from psycopg import sql
 
+from ferry import row_hashes
 from ferry.load import load_part
 from ferry.loader import Loader
 from ferry.loading import reconcile
@@ -187,7 +188,7 @@ def test_chunks_side_by_side_find_their_own_rows_again(small: Small) -> None:
     assert (went.outcomes.inserted, went.different, went.chunks) == (20000, 0, 40)
     with small.migrating.target() as target:
         whole = sql.SQL("select {} from many").format(
-            added_up(sql.SQL("hash_record_extended(row(id, note), 0)"))
+            added_up(row_hashes.row_hash([(sql.SQL("id"), "int8"), (sql.SQL("note"), "text")]))
         )
         kept = "select sum(row_hash) from ferry.ledger where entity = 'many'"
         assert small.rows(kept) == target.execute(whole).fetchall()
@@ -243,11 +244,12 @@ def test_the_ledger_has_the_hashes_of_what_the_target_holds_wherever_they_come_f
             )
             kept = "select sum(row_hash) from ferry.ledger where entity = %s"
             assert small.rows(kept, name) == target.execute(whole).fetchall()
-    entries = (
-        "select count(*), count(*) filter (where hash_record_extended(row(t.*), 0) is distinct from row_hash)"
-        " from mapped t join ferry.id_map_mapped on old_id = id"
-    )
-    assert small.rows(entries) == [(149, 0)]
+    with small.migrating.target() as target:
+        entries = sql.SQL(
+            "select count(*), count(*) filter (where {} is distinct from row_hash)"
+            " from mapped t join ferry.id_map_mapped on old_id = id"
+        ).format(row_hash(plans["mapped"], "t"))
+        assert target.execute(entries).fetchall() == [(149, 0)]
 
 
 def test_a_value_that_changes_between_stage_and_target_is_found(small: Small) -> None:

@@ -19,6 +19,7 @@ from ferry.arrow import array_of, numbers_of
 from ferry.errors import PromiseBroken
 from ferry.extract import Extraction, Span, one_ahead
 from ferry.partition import Scheme
+from ferry.row_hashes import FORMULA
 from ferry.settings import Settings
 from ferry.sources.facts import ROW_HASH
 from ferry.stage import Manifest, Part, Stage, cut
@@ -55,7 +56,7 @@ def tells_changes(
     """Whether what changed since a stage was written, in the order of this key, can be found without reading all."""
     return (
         reading.hashed
-        and tuple(earlier.hashed) == key
+        and (tuple(earlier.hashed), earlier.formula) == (key, FORMULA)
         and 0 < len(earlier.parts) <= (MOST_SPANS if scheme.cuts else len(earlier.parts))
         and stage.holds(earlier, reading.schema)
     )

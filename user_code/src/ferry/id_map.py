@@ -19,6 +19,7 @@ from ferry.edges import EdgePlan
 from ferry.errors import DeclarationError, PermanentError, TransientError
 from ferry.plan import EntityPlan
 from ferry.sources.postgres_connection import ArrowConnection
+from ferry.targets.postgres.hashes import first_row_hash, row_hash
 from ferry.targets.types import wire_type
 
 
@@ -78,6 +79,9 @@ def prepare(connection: psycopg.Connection, plan: EntityPlan) -> None:
         # To ask whether an index is there, `create index if not exists` waits for whoever loads.
         if not _exists(connection, table.identifier):
             _create(connection, table)
+        elif _has_old_hashes(connection, table):
+            connection.execute(_hash_anew(plan, table))
+            connection.execute(sql.SQL("comment on table {} is null").format(table.identifier))
         if plan.version:
             _keep_versions(connection, plan, table)
     else:
@@ -98,6 +102,27 @@ def _exists(connection: psycopg.Connection, table: sql.Identifier) -> bool:
     name = table.as_string(connection)
     query = "select from pg_class where oid = to_regclass(%s) and relkind = 'r'"
     return connection.execute(query, (name,)).fetchone() is not None
+
+
+def _has_old_hashes(connection: psycopg.Connection, table: MapTable) -> bool:
+    """Whether an earlier version has made the hashes, and nobody has made them anew (`ledger.SCHEMA`)."""
+    query = "select obj_description(to_regclass(%s), 'pg_class')"
+    row = connection.execute(query, (table.identifier.as_string(connection),)).fetchone()
+    return row == ("hashes until version 6",)
+
+
+def _hash_anew(plan: EntityPlan, table: MapTable) -> sql.Composed:
+    """Give rows that are as the map says their new hash; an entry that somebody has made untrue stays so."""
+    return sql.SQL("update {} m set row_hash = {} from {} t where {} and m.row_hash = {}").format(
+        table.identifier,
+        row_hash(plan, "t"),
+        plan.target.identifier,
+        sql.SQL(" and ").join(
+            sql.SQL("m.{} = t.{}").format(sql.Identifier(new), sql.Identifier(name))
+            for new, name in zip(table.new, plan.target_key, strict=True)
+        ),
+        first_row_hash(plan, "t"),
+    )
 
 
 def _create(connection: psycopg.Connection, table: MapTable) -> None:

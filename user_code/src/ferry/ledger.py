@@ -11,7 +11,7 @@ from psycopg import sql
 
 from ferry.errors import PermanentError, PromiseBroken, TransientError
 
-VERSION = 5
+VERSION = 6
 """Of the tables below; what an earlier one made is brought up to it, statement by statement, and nothing is lost."""
 
 SCHEMA: LiteralString = """
@@ -77,9 +77,15 @@ create table if not exists ferry.partition_keys (
 );
 create or replace function ferry.differ(name text, value anyelement) returns anyelement language plpgsql as $$
 begin raise exception 'two references lead to parents with different keys there' using column = name; end $$;
--- Until version 5 the sums of hashes were others: where nothing but a sum is kept, each row is looked at again.
-update ferry.ledger l set plan_hash = '' from ferry.about where version < 5
+-- Until version 6 rows had other hashes: where nothing but a sum is kept, each row is looked at again; a map gets new
+-- ones before it is used (`id_map.prepare`).
+update ferry.ledger l set plan_hash = '' from ferry.about where version < 6
   and to_regclass(format('ferry.%I', 'id_map_' || l.entity)) is null;
+do $$ declare map regclass; begin
+  for map in select c.oid from ferry.about, pg_class c join pg_attribute on c.oid = attrelid and attname = 'row_hash'
+    where version < 6 and relnamespace = 'ferry'::regnamespace and relkind = 'r' and starts_with(relname, 'id_map_')
+  loop execute format('comment on table %s is %L', map, 'hashes until version 6'); end loop;
+end $$;
 comment on schema ferry is 'Bookkeeping of a migration: ledger, id maps, rejected and waiting rows';
 """
 

@@ -141,6 +141,7 @@ def _extract(
         if (
             earlier is not None
             and comparable
+            and facts.wait().fingerprint != earlier.fingerprint
             and tells_changes(earlier, reading, work.stage, plan.scheme, plan.source_key)
         ):
             manifest = _changed(plan, work, settings, reading, earlier, facts, judge, wanted, send)

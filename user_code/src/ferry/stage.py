@@ -28,7 +28,7 @@ from upath import UPath
 
 from ferry.arrow import constant, numbers_of
 from ferry.errors import PermanentError, PromiseBroken
-from ferry.row_hashes import sum_of
+from ferry.row_hashes import FORMULA, sum_of
 from ferry.sources.facts import ROW_HASH, Facts, canonical_number, exact_sum, summable
 
 MANIFEST = "manifest.json"
@@ -54,8 +54,9 @@ class Manifest:
     """What a stage holds; `content_hash` covers every part and the list of repeated keys.
 
     `fingerprint` is what the source said of the same rows (`Facts.fingerprint`), '' if it said nothing; `hashed` the
-    key in whose order the rows lie there with their hashes, nothing if they have none. `since` is the content hash of
-    the stage that this one was made from without losing a row of it.
+    key in whose order the rows lie there with their hashes, nothing if they have none, and `formula` the one of these
+    hashes (`row_hashes.FORMULA`). `since` is the content hash of the stage that this one was made from without losing a
+    row of it.
     """
 
     entity: str
@@ -72,6 +73,7 @@ class Manifest:
     said: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     hashed: tuple[str, ...] = ()
+    formula: int = 1
     since: str = ""
 
 
@@ -194,6 +196,7 @@ class Stage:
             said=facts.said,
             fingerprint=facts.fingerprint or hashes,
             hashed=self._hashed,
+            formula=FORMULA,
             since=since,
         )
         before = self.manifest()
@@ -212,6 +215,9 @@ class Stage:
         if manifest is None or not facts.fingerprint or not self.holds(manifest, schema):
             return None
         if (facts.rows, facts.fingerprint) != (manifest.rows, manifest.fingerprint):
+            return None
+        # Of a `bigint`, PostgreSQL hashes 32 bits; the sums have all of it.
+        if any(manifest.sums.get(name, total) != total for name, total in facts.sums.items()):
             return None
         manifest = replace(manifest, taken_at=taken_at)
         put(self.folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())

@@ -6,6 +6,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from ferry import row_hashes
 from ferry.catalogue import Column, Table
 from ferry.declaration import Migration, Reference
 from ferry.partition import Cut, Scheme, Window, cut_columns, through_path
@@ -144,14 +145,12 @@ def row_hash(table: Table) -> sql.Composable:
     so that they differ; so do those of types without a hash function, as text.
     """
 
-    def value(column: Column) -> sql.Composed:
+    def value(column: Column) -> tuple[sql.Composed, str]:
         exact = column.base_type in _HASHED_EXACTLY or (
             column.base_type == "numeric" and column.scale is not None
         )
         text = column.base_type in ("text", "varchar")
         form = "t.{}" if exact else 't.{} collate "C"' if text else "t.{}::text"
-        return sql.SQL(form).format(sql.Identifier(column.name))
+        return sql.SQL(form).format(sql.Identifier(column.name)), column.base_type if exact else "text"
 
-    return sql.SQL("hash_record_extended(row({}), 0)").format(
-        sql.SQL(", ").join(map(value, table.columns.values()))
-    )
+    return row_hashes.row_hash(map(value, table.columns.values()))

@@ -2,6 +2,7 @@
 
 from psycopg import sql
 
+from ferry import row_hashes
 from ferry.catalogue import Column
 from ferry.plan import EntityPlan
 from ferry.row_hashes import SAME_HASH
@@ -9,21 +10,37 @@ from ferry.sources.shape import UNFIT
 
 HASHED = (
     "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "bpchar", "bool", "date", "timestamp",
-    "timestamptz", "time", "uuid", "bytea", "jsonb", "inet", "cidr",
+    "timestamptz", "time", "uuid", "bytea", "inet", "cidr",
 )  # fmt: skip
-"""Types whose hash and equality are taken as they are. To an `interval` a month is 30 days; as text they differ."""
+"""Types whose hash and equality are taken as they are; of others, their text's.
+
+To an `interval` a month is 30 days, and to the hash of `jsonb` a number has no sign.
+"""
 
 
 def row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
-    """PostgreSQL's own 64-bit hash of the written columns of a row, key included."""
-    parts = []
-    for name in dict.fromkeys((*plan.target_key, *plan.written)):
-        column = plan.target.columns[name]
-        plain = column.base_type in HASHED and column.category == "b"
-        parts.append(
-            sql.SQL("{}" if plain else "{}::text").format(sql.Identifier(alias, _named(alias, name)))
-        )
-    return sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(parts))
+    """The 64-bit hash of the written columns of a row, key included."""
+    return row_hashes.row_hash(_values(plan, alias))
+
+
+def first_row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
+    """The same by the first formula (`row_hashes.FORMULA`)."""
+    values = (value for value, _ in _values(plan, alias, (*HASHED, "jsonb")))
+    return sql.SQL("hash_record_extended(row({}), 0)").format(sql.SQL(", ").join(values))
+
+
+def _values(
+    plan: EntityPlan, alias: str, as_they_are: tuple[str, ...] = HASHED
+) -> list[tuple[sql.Composable, str]]:
+    """The written columns of a row, key included, and the types that they are hashed as."""
+
+    def value(name: str) -> tuple[sql.Composable, str]:
+        column, place = plan.target.columns[name], sql.Identifier(alias, _named(alias, name))
+        if column.base_type in as_they_are and column.category == "b":
+            return place, column.base_type
+        return sql.SQL("{}::text").format(place), "text"
+
+    return [value(name) for name in dict.fromkeys((*plan.target_key, *plan.written))]
 
 
 def hashed_alike(plan: EntityPlan) -> bool:

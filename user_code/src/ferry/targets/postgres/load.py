@@ -8,7 +8,7 @@ from psycopg import sql
 
 from ferry.id_map import map_table
 from ferry.plan import EntityPlan
-from ferry.row_hashes import added_up, turned
+from ferry.row_hashes import added_up
 from ferry.targets.postgres.classify import classify, resolved
 from ferry.targets.postgres.hashes import holds_what_is_sent, new_key_text, row_hash
 from ferry.targets.postgres.resolve import Bounds, resolve
@@ -65,14 +65,15 @@ def load_chunk(
         ctes.append(wait(plan))
     ctes += [cte for position, edge in enumerate(plan.edges) for cte in defer(plan, position, edge, known)]
     # One scan over each result: a scan for each number would cost as much as the insert.
-    hash_ = sql.SQL("hash")
-    returned = sql.SQL("count(*), {}").format(sql.SQL("0") if holds_what_is_sent(plan) else added_up(hash_))
+    returned = sql.SQL("count(*), {}").format(
+        sql.SQL("0") if holds_what_is_sent(plan) else added_up(sql.SQL("hash"))
+    )
     changes = (
         sql.SQL("(select {} from upd)").format(returned) if updates else sql.SQL("(select 0::bigint, 0)")
     )
     present = sql.SQL(
-        "coalesce(sum({}) filter (where outcome in ('insert', 'known')), 0)" if known else "null::numeric"
-    ).format(turned(hash_))
+        "coalesce(sum(hash) filter (where outcome in ('insert', 'known')), 0)" if known else "null::numeric"
+    )
     return sql.SQL(
         "with {ctes} select c.inserts, i.rows, u.rows, c.known, c.preserved, c.waiting, c.wanted,"
         " {written}, coalesce(c.present, c.wanted){by_chunk} from"
@@ -80,20 +81,19 @@ def load_chunk(
         " count(*) filter (where outcome = 'known') known,"
         " count(*) filter (where outcome = 'preserved') preserved,"
         " count(*) filter (where outcome = 'waiting') waiting,"
-        " coalesce(sum({turned}) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
+        " coalesce(sum(hash) filter (where outcome = 'insert' or outcome = 'known' and changed), 0) wanted,"
         " {present} present from c) c, (select {returned} from ins) i (rows, hash), {changes} u (rows, hash)"
     ).format(
         ctes=sql.SQL(", ").join(ctes),
         written=sql.SQL("c.wanted" if holds_what_is_sent(plan) else "i.hash + u.hash"),
-        turned=turned(hash_),
         present=present,
         returned=returned,
         changes=changes,
         by_chunk=sql.SQL(
             ", (select coalesce(jsonb_agg(to_jsonb(g)), '[]') from (select partition, chunk, outcome,"
             " count(*) n,"
-            " sum({}) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2, 3) g)"
-        ).format(turned(hash_))
+            " sum(hash) filter (where outcome in ('insert', 'known'))::text hash from gone group by 1, 2, 3) g)"
+        )
         if settling
         else sql.SQL(""),
     )
