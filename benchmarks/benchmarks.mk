@@ -6,7 +6,7 @@ bench: $(VENV)/.installed ## measure against a script by hand, COPY, pandas, dlt
 	@$(BIN)/python benchmarks/contracts.py --json > out/bench/contracts.json
 	@$(BIN)/python benchmarks/migration.py --scale $(or $(SCALE),1) --rounds $(or $(ROUNDS),3)
 	@$(BIN)/python benchmarks/copy_orders.py --scale $(or $(SCALE),1) --rounds $(or $(ROUNDS),3)
-	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/growth.py --rounds $(or $(ROUNDS),3)
 	@$(BIN)/python benchmarks/page.py
 
 .PHONY: bench-reports

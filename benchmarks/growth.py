@@ -1,6 +1,6 @@
 """Memory and time as the data grows: the migration of `migration.py` at several scales, under 512 MiB.
 
-    python benchmarks/growth.py [--scales 0.1 1 3] [--rounds 1]
+    python benchmarks/growth.py [--scales 0.1 1 3] [--rounds 3]
 
 The process that carries the rows runs in a control group that holds it to 512 MiB, where this account may make one
 (`limited` says whether). Medians go to `out/bench/growth.json`.
@@ -26,7 +26,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scales", type=float, nargs="+", default=[0.1, 1.0, 3.0])
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--home", type=Path, default=Path(tempfile.gettempdir()) / "ferry-bench")
     options = parser.parse_args()
     server = EmbeddedServer(options.home, DURABLE).start()
