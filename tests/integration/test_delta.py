@@ -1,5 +1,6 @@
 """Of a partition that was staged before, only what changed is read again, and the result is as if all had been."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from ferry.digest import digest
 from ferry.loader import Loader
+from ferry.row_hashes import FORMULA
 from ferry.sources.postgres import PostgresExtraction
 from ferry.stage import Manifest, Stage
 from small import Small
@@ -155,6 +157,22 @@ def test_a_span_with_far_more_rows_than_before_is_read_as_a_whole(small: Small, 
     assert not loaded.different
     assert max(part.rows for part in staged(small).parts) <= 40
     assert sum(asked) < 700
+
+
+def test_a_stage_with_hashes_of_an_earlier_formula_is_read_anew(small: Small, asked: list[int]) -> None:
+    """None of its hashes is held against one of the source's: all rows come again, and only what changed is written."""
+    declare(small, "a number", mapped=True)
+    insert(small, "a number", list(range(1, 101)))
+    small.migrating.load_all()
+    path = Stage(small.migrating.settings.stage_root, "things", "all").folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["formula"]
+    path.write_text(json.dumps(manifest))
+    small.source("update things set v = 0 where id = 5")
+    asked.clear()
+    again = small.migrating.load("things")
+    assert (again.outcomes.updated, again.different, sum(asked)) == (1, 0, 100)
+    assert staged(small).formula == FORMULA
 
 
 def test_parts_stay_small_however_often_rows_come_between(small: Small) -> None:

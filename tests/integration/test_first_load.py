@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 import pytest
 from psycopg import sql
 
-from ferry import row_hashes
 from ferry.load import load_part
 from ferry.loader import Loader
 from ferry.loading import reconcile
 from ferry.pipeline import RAW, VALIDATED, Staged, carry
 from ferry.rollback import roll_back
-from ferry.row_hashes import WAY, SourceHashes, added_up
+from ferry.row_hashes import WAY, SourceHashes, added_up, hash_of_values
 from ferry.sources.facts import ROW_HASH
 from ferry.stage import Stage
 from ferry.targets.direct import DirectLoad, OtherwiseError, writes_directly
@@ -188,7 +187,7 @@ def test_chunks_side_by_side_find_their_own_rows_again(small: Small) -> None:
     assert (went.outcomes.inserted, went.different, went.chunks) == (20000, 0, 40)
     with small.migrating.target() as target:
         whole = sql.SQL("select {} from many").format(
-            added_up(row_hashes.row_hash([(sql.SQL("id"), "int8"), (sql.SQL("note"), "text")]))
+            added_up(hash_of_values([(sql.SQL("id"), "int8"), (sql.SQL("note"), "text")]))
         )
         kept = "select sum(row_hash) from ferry.ledger where entity = 'many'"
         assert small.rows(kept) == target.execute(whole).fetchall()

@@ -18,7 +18,7 @@ from ferry.loader import Loader
 from ferry.pipeline import hold
 from ferry.replay import replay
 from ferry.rollback import roll_back
-from ferry.row_hashes import added_up, row_hash
+from ferry.row_hashes import added_up, hash_of_values
 from ferry.settle import settle
 from small import Small
 
@@ -338,7 +338,7 @@ def test_without_a_map_a_reference_is_filled_in_later_too(small: Small) -> None:
     again = small.migrating.load("children")
     assert (again.skipped_chunks, again.different) == (1, 0)
     with small.migrating.target() as target:
-        total = added_up(row_hash([(sql.SQL("code"), "text"), (sql.SQL("parent"), "int8")]))
+        total = added_up(hash_of_values([(sql.SQL("code"), "text"), (sql.SQL("parent"), "int8")]))
         sums = sql.SQL(
             "select sum(row_hash) = (select {} from children) from ferry.ledger where entity = 'children'"
         )

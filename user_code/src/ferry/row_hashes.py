@@ -23,7 +23,7 @@ _FUNCTIONS = {
     "float8": "hashfloat8extended", "text": "hashtextextended", "varchar": "hashtextextended",
     "timestamp": "timestamp_hash_extended", "time": "time_hash_extended", "uuid": "uuid_hash_extended",
 }  # fmt: skip
-"""Of the types that have one by this name in every version of PostgreSQL."""
+"""Of the types whose function has one name in all versions of PostgreSQL that hash rows."""
 _DAY = sql.SQL(
     "hashint4extended(case when isfinite({0}) then {0} - date '2000-01-01'"
     " when {0} = 'infinity' then 2147483647 when {0} = '-infinity' then -2147483648 end, {1})"
@@ -47,7 +47,7 @@ class SourceHashes:
     way: str
 
 
-def row_hash(values: Iterable[tuple[sql.Composable, str]]) -> sql.Composed:
+def hash_of_values(values: Iterable[tuple[sql.Composable, str]]) -> sql.Composed:
     """The 64-bit hash of a row of these values, each with the name of its type; never NULL."""
     hashes = [_value_hash(value, type_, number) for number, (value, type_) in enumerate(values)]
     return sql.SQL("({})").format(sql.SQL(" # ").join(hashes))
@@ -79,7 +79,7 @@ _SAMPLE = {
     "time": "time '12:30'", "uuid": "'6ba7b810-9dad-11d1-80b4-00c04fd430c8'::uuid", "bytea": "decode('00ff', 'hex')",
 }  # fmt: skip
 WAY = sql.SQL("getdatabaseencoding() || ' ' || {}").format(
-    row_hash((sql.SQL(value), type_) for type_, value in _SAMPLE.items())  # type: ignore[arg-type]
+    hash_of_values((sql.SQL(value), type_) for type_, value in _SAMPLE.items())  # type: ignore[arg-type]
 )
 """How a server hashes, as text: of two that say the same, equal rows of `SAME_HASH` types have the same hash."""
 

@@ -6,11 +6,10 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from ferry import row_hashes
 from ferry.catalogue import Column, Table
 from ferry.declaration import Migration, Reference
 from ferry.partition import Cut, Scheme, Window, cut_columns, through_path
-from ferry.row_hashes import added_up
+from ferry.row_hashes import added_up, hash_of_values
 
 HASHES_ROWS = 140_000
 """The first version of a server that can hash a row."""
@@ -153,4 +152,4 @@ def row_hash(table: Table) -> sql.Composable:
         form = "t.{}" if exact else 't.{} collate "C"' if text else "t.{}::text"
         return sql.SQL(form).format(sql.Identifier(column.name)), column.base_type if exact else "text"
 
-    return row_hashes.row_hash(map(value, table.columns.values()))
+    return hash_of_values(map(value, table.columns.values()))

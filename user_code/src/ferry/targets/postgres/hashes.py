@@ -2,10 +2,9 @@
 
 from psycopg import sql
 
-from ferry import row_hashes
 from ferry.catalogue import Column
 from ferry.plan import EntityPlan
-from ferry.row_hashes import SAME_HASH
+from ferry.row_hashes import SAME_HASH, hash_of_values
 from ferry.sources.shape import UNFIT
 
 HASHED = (
@@ -20,7 +19,7 @@ To an `interval` a month is 30 days, and to the hash of `jsonb` a number has no 
 
 def row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
     """The 64-bit hash of the written columns of a row, key included."""
-    return row_hashes.row_hash(_values(plan, alias))
+    return hash_of_values(_values(plan, alias))
 
 
 def first_row_hash(plan: EntityPlan, alias: str) -> sql.Composed:
